@@ -1,0 +1,295 @@
+"""The policy: one causal language model, LoRA adapters on it, and three views of the same weights.
+
+- *student*: adapters on, with gradient;
+- *teacher*: adapters on, no gradient, reading privileged context (the rows differ, not the weights);
+- *reference*: adapters off.
+
+Log-probs are taken at response positions only, in chunks of [tokens, vocabulary] that are recomputed in
+backward, so neither the prompt's logits nor a whole batch of logits ever exists.
+Left out: sampling (engines/), prompts (prompts.py), sharding (the Lightning strategy).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from sdar_pl.batch import Batch
+from sdar_pl.errors import UserError
+
+ASSETS = Path(__file__).parent / "assets"
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+@dataclass
+class LoRA:
+    """Low-rank adapters (peft). ``target_modules`` is "all-linear" or a list of module names.
+
+    Dropout is 0 by default: with dropout the student's log-probs at update time are not those of the rollout.
+    """
+
+    r: int = 16
+    alpha: int = 32
+    target_modules: str | list[str] = "all-linear"
+    dropout: float = 0.0
+
+
+@dataclass(frozen=True)
+class ModelSource:
+    """Where weights come from: a folder, a hub name or the name of a packaged model.
+
+    ``gguf_file`` reads a GGUF file inside the folder. ``random_weights`` builds the architecture from its
+    configuration alone (benchmarks and tests).
+    """
+
+    name: str
+    gguf_file: str | None = None
+    random_weights: bool = False
+
+    def resolve(self) -> str:
+        """The folder or hub name. Raises ``UserError`` where a folder is meant and is missing."""
+        packaged = ASSETS / self.name
+        if packaged.is_dir():
+            return str(packaged)
+        path = Path(self.name).expanduser()
+        if path.is_dir():
+            if not any((path / file).exists() for file in ("config.json", self.gguf_file or "config.json")):
+                raise UserError(f"model.policy.model: {path} holds no config.json; name a transformers model folder")
+            return str(path)
+        looks_local = self.name.startswith((".", "/", "~")) or self.name.count("/") != 1
+        if looks_local:
+            raise UserError(
+                f"model.policy.model: no folder {self.name!r}; name a model folder, a hub name (owner/name) or one of "
+                f"the packaged models ({', '.join(packaged_models())})"
+            )
+        return self.name
+
+
+def packaged_models() -> list[str]:
+    """Names of the models that ship with the package."""
+    return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
+
+
+class Policy(nn.Module):
+    """A causal language model with adapters, its tokenizer and its log-probs.
+
+    Args:
+        model: a folder, a hub name ("Qwen/Qwen2.5-3B-Instruct") or a packaged model ("tiny-household").
+        lora: adapters; null trains every weight (then there is no reference view).
+        dtype: of the base weights; adapters are always float32.
+        quantization: null, "nf4" or "int8" for the frozen base.
+        gradient_checkpointing: trade time for memory in the decoder layers.
+        attention: the transformers attention implementation.
+        gguf_file: read the weights from this GGUF file in the model folder.
+        random_weights: build from the configuration, without weights.
+        logits_chunk: tokens whose logits exist at one time.
+    """
+
+    def __init__(
+        self,
+        model: str = "tiny-household",
+        lora: LoRA | None = None,
+        dtype: Literal["float32", "bfloat16"] = "float32",
+        quantization: Literal["nf4", "int8"] | None = None,
+        gradient_checkpointing: bool = False,
+        attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
+        gguf_file: str | None = None,
+        random_weights: bool = False,
+        logits_chunk: int = 2048,
+    ) -> None:
+        super().__init__()
+        from transformers import AutoTokenizer
+
+        if lora is not None and lora.r < 1:
+            raise UserError(f"model.policy.lora.r: {lora.r} is not a rank; give 1 or more")
+        if quantization and lora is None:
+            raise UserError("model.policy.quantization: a quantised base cannot be trained itself; add model.policy.lora")
+        if logits_chunk < 1:
+            raise UserError(f"model.policy.logits_chunk: {logits_chunk} must be 1 or more")
+        self.source = ModelSource(model, gguf_file, random_weights)
+        self.lora, self.quantization = lora, quantization
+        self.dtype_name, self.attention = dtype, attention
+        self.gradient_checkpointing, self.logits_chunk = gradient_checkpointing, logits_chunk
+        path = self.source.resolve()
+        try:
+            self.tokenizer: Any = AutoTokenizer.from_pretrained(path, **_gguf(gguf_file))
+        except (OSError, ValueError) as error:
+            raise UserError(f"model.policy.model: {model!r} has no readable tokenizer ({_first_line(error)})") from error
+        if not self.tokenizer.chat_template:
+            raise UserError(f"model.policy.model: the tokenizer of {model!r} has no chat template; use an instruct model")
+        self.net: Any = None
+
+    # ------------------------------------------------------------------ building
+
+    def build(self) -> None:
+        """Load the weights and put the adapters on. Idempotent (Lightning may call ``configure_model`` twice)."""
+        if self.net is not None:
+            return
+        net = self._load()
+        net.config.use_cache = False
+        if self.lora is not None:
+            net = self._adapt(net, self.lora)
+        elif self.dtype_name == "bfloat16":
+            warnings.warn("training all weights in bfloat16 loses small updates; prefer LoRA or float32", stacklevel=2)
+        if self.gradient_checkpointing:
+            net.gradient_checkpointing_enable({"use_reentrant": False})
+            net.enable_input_require_grads()
+        self.net = net
+        self.train()
+
+    def _load(self) -> Any:
+        from transformers import AutoConfig, AutoModelForCausalLM
+
+        path, gguf = self.source.resolve(), _gguf(self.source.gguf_file)
+        options: dict[str, Any] = {"dtype": DTYPES[self.dtype_name], "attn_implementation": self.attention}
+        if self.quantization:
+            options["quantization_config"] = quantization_config(self.quantization, DTYPES[self.dtype_name])
+        try:
+            if self.source.random_weights:
+                return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), **options)
+            net = AutoModelForCausalLM.from_pretrained(path, **gguf, **options)
+        except (OSError, ValueError, ImportError) as error:
+            raise UserError(f"model.policy.model: cannot load {self.source.name!r}: {_first_line(error)}") from error
+        if self.quantization:
+            prepare_quantized(net)
+        return net
+
+    @staticmethod
+    def _adapt(net: Any, lora: LoRA) -> Any:
+        from peft import LoraConfig, get_peft_model
+
+        config = LoraConfig(
+            r=lora.r,
+            lora_alpha=lora.alpha,
+            lora_dropout=lora.dropout,
+            target_modules=lora.target_modules,
+            task_type="CAUSAL_LM",
+        )
+        try:
+            return get_peft_model(net, config)
+        except ValueError as error:
+            linear = sorted({name.rsplit(".", 1)[-1] for name, part in net.named_modules() if isinstance(part, nn.Linear)})
+            raise UserError(
+                f"model.policy.lora.target_modules: {lora.target_modules} matches nothing in this model; "
+                f"its linear layers are {', '.join(linear)}"
+            ) from error
+
+    # ------------------------------------------------------------------ views
+
+    @property
+    def causal_lm(self) -> Any:
+        """The Hugging Face model itself, adapters injected, without the peft wrapper."""
+        return self.net.get_base_model() if self.lora is not None else self.net
+
+    @property
+    def device(self) -> torch.device:
+        return next(self.net.parameters()).device
+
+    @contextlib.contextmanager
+    def reference(self) -> Iterator[None]:
+        """The reference view: adapters off inside the block."""
+        if self.lora is None:
+            raise UserError(
+                "model.objective.reference_coefficient: the reference view needs adapters (model.policy.lora) to switch "
+                "off; add them or set the coefficient to 0"
+            )
+        with self.net.disable_adapter():
+            yield
+
+    # ------------------------------------------------------------------ log-probs
+
+    def logprobs(self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+        """Log-probs of the batch's response tokens → ([B, R], entropy [B, R] or None), float32, 0 where masked.
+
+        ``temperature`` is that of the rollout: the distribution that was sampled from.
+        """
+        hidden = self.causal_lm.get_decoder()(
+            input_ids=batch.tokens, attention_mask=batch.attention, use_cache=False
+        ).last_hidden_state
+        # The logits that predict token p stand at position p − 1.
+        where = (batch.positions - 1).clamp(min=0)
+        rows = torch.arange(len(where), device=where.device)[:, None].expand_as(where)
+        keep = batch.mask.bool()
+        targets = batch.tokens[rows, batch.positions]
+        values, entropies = token_logprobs(
+            hidden[rows[keep], where[keep]],
+            self.causal_lm.get_output_embeddings(),
+            targets[keep],
+            temperature=temperature,
+            entropy=entropy,
+            chunk=self.logits_chunk,
+        )
+        blank = torch.zeros_like(batch.mask, dtype=values.dtype)
+        full = blank.masked_scatter(keep, values)
+        return full, blank.masked_scatter(keep, entropies) if entropies is not None else None
+
+
+def token_logprobs(
+    hidden: Tensor, head: nn.Module, targets: Tensor, *, temperature: float = 1.0, entropy: bool = False, chunk: int = 2048
+) -> tuple[Tensor, Tensor | None]:
+    """Log-probs (and entropies) of ``targets`` [N] under ``softmax(head(hidden) / temperature)``; hidden [N, D].
+
+    Never holds more than ``chunk`` × vocabulary logits: each chunk is recomputed in backward. float32 at least.
+    """
+
+    def piece(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | None]:
+        logits = head(states)
+        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
+        norm = logits.logsumexp(-1)
+        picked = logits.gather(-1, wanted[:, None]).squeeze(-1) - norm
+        spread = norm - (logits.softmax(-1) * logits).sum(-1) if entropy else None
+        return picked, spread
+
+    values, spreads = [], []
+    for start in range(0, max(len(hidden), 1), chunk):
+        states, wanted = hidden[start : start + chunk], targets[start : start + chunk]
+        if torch.is_grad_enabled() and states.requires_grad:
+            value, spread = checkpoint(piece, states, wanted, use_reentrant=False)
+        else:
+            value, spread = piece(states, wanted)
+        values.append(value)
+        if spread is not None:
+            spreads.append(spread)
+    return torch.cat(values), torch.cat(spreads) if entropy else None
+
+
+# ---------------------------------------------------------------------- quantisation
+
+
+def quantization_config(kind: str, dtype: torch.dtype) -> Any:
+    """The transformers configuration of a bitsandbytes base: NF4 with double quantisation, or int8."""
+    from transformers import BitsAndBytesConfig
+
+    if kind == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
+    )
+
+
+def prepare_quantized(net: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights in no-grad forwards on AVX512-BF16 CPUs.
+
+    The repacked layout breaks later training there, in some models silently (wrong gradients).
+    """
+    import bitsandbytes as bnb
+
+    for part in net.modules():
+        if isinstance(part, bnb.nn.Linear4bit):
+            part.support_avx512bf16_for_cpu = False
+
+
+def _gguf(file: str | None) -> dict[str, str]:
+    return {"gguf_file": file} if file else {}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

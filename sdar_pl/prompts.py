@@ -1,0 +1,135 @@
+"""Episode → student tokens and teacher tokens, through the model's own chat template.
+
+The token contract (docs/architecture.md): what the engine sampled is never decoded and re-encoded. The first
+prompt is rendered whole; in a ``conversation`` every later prompt is only what the template puts between two
+responses, so the sampled tokens stay as they are. The teacher's prompt is the student's plus one thing: the
+privileged context as a system message. Nothing is cut: a prompt over its limit is an error.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from sdar_pl.environments.base import Environment
+from sdar_pl.errors import UserError
+from sdar_pl.types import Episode, Message
+
+#: stands for a response while the text around it is rendered
+RESPONSE = "⟦response⟧"
+
+
+class Prompter:
+    """Renders turns for one tokenizer.
+
+    Args:
+        history: "conversation" (append-only chat, one row an episode) or "windowed" (the paper: each prompt is
+            rebuilt from the last ``window`` steps, one row a turn).
+        window: steps shown in ``windowed`` history.
+        system: the student's system message; null leaves the template's own.
+        placement: where privileged context goes: "system" message, or "user" for templates without one.
+        max_prompt_tokens: limit of the student's context.
+        max_teacher_tokens: limit of the teacher's.
+    """
+
+    def __init__(
+        self,
+        history: Literal["conversation", "windowed"] = "conversation",
+        window: int = 2,
+        system: str | None = None,
+        placement: Literal["system", "user"] = "system",
+        max_prompt_tokens: int = 2048,
+        max_teacher_tokens: int = 4096,
+    ) -> None:
+        if window < 0:
+            raise UserError(f"data.prompter.window: {window} must be 0 or more")
+        self.history, self.window = history, window
+        self.system, self.placement = system, placement
+        self.max_prompt_tokens, self.max_teacher_tokens = max_prompt_tokens, max_teacher_tokens
+        self.tokenizer: Any = None
+        self._between: tuple[str, str] = ("", "")
+
+    def bind(self, tokenizer: Any) -> None:
+        """Use this tokenizer's chat template."""
+        self.tokenizer = tokenizer
+        self._between = self._reply_frame()
+
+    # ------------------------------------------------------------------ one turn
+
+    def prompts(self, environment: Environment, episode: Episode) -> tuple[list[int], list[int]]:
+        """(student tokens, teacher tokens) of the episode's next turn; the teacher's are empty where they do not differ.
+
+        Raises ``UserError`` for a prompt over its limit.
+        """
+        turns = episode.turns
+        if self.history == "conversation" and turns:
+            return self._reply(environment, episode), []
+        if self.history == "conversation":
+            content = environment.opening(episode.task, episode.first)
+        else:
+            history = [(turn.action, turn.observation) for turn in turns]
+            content = environment.window(episode.task, episode.first, history, self.window)
+        student = self._encode(self._messages(content))
+        self._check(student, self.max_prompt_tokens, "max_prompt_tokens", episode)
+        if not episode.context:
+            return student, []
+        teacher = self._encode(self._messages(content, episode.context))
+        self._check(teacher, self.max_teacher_tokens, "max_teacher_tokens", episode)
+        return student, teacher
+
+    def _messages(self, content: str, context: str = "") -> list[Message]:
+        system = self.system
+        if context and self.placement == "system":
+            system = f"{system}\n\n{context}" if system else context
+        elif context:
+            content = f"{context}\n\n{content}"
+        return [*([Message("system", system)] if system else []), Message("user", content)]
+
+    def _reply(self, environment: Environment, episode: Episode) -> list[int]:
+        last = episode.turns[-1]
+        before, after = self._between
+        tokens: list[int] = self.tokenizer.encode(
+            before + environment.reply(last.observation) + after, add_special_tokens=False
+        )
+        # A response that ended by itself carries the template's end-of-turn token already.
+        return tokens[1:] if last.response[-1] == tokens[0] else tokens
+
+    # ------------------------------------------------------------------ the template
+
+    def _render(self, messages: Sequence[Message], *, generate: bool) -> str:
+        chat = [{"role": message.role, "content": message.content} for message in messages]
+        try:
+            return str(
+                self.tokenizer.apply_chat_template(
+                    chat, tokenize=False, add_generation_prompt=generate, enable_thinking=False
+                )
+            )
+        except Exception as error:  # jinja raises what the template's author chose
+            raise UserError(
+                f"data.prompter.placement: the chat template refuses the messages ({error}); use placement: user "
+                "for a template without a system message"
+            ) from error
+
+    def _encode(self, messages: Sequence[Message]) -> list[int]:
+        tokens: list[int] = self.tokenizer.encode(self._render(messages, generate=True), add_special_tokens=False)
+        return tokens
+
+    def _reply_frame(self) -> tuple[str, str]:
+        """The template's text from the end of a response to a user message, and from there to the next response."""
+        chat = [Message("user", "x"), Message("assistant", RESPONSE), Message("user", RESPONSE)]
+        text = self._render(chat, generate=True)
+        pieces = text.split(RESPONSE)
+        if len(pieces) != 3:
+            raise UserError("model.policy.model: this chat template rewrites earlier messages; use history: windowed")
+        return pieces[1], pieces[2]
+
+    def _check(self, tokens: list[int], limit: int, key: str, episode: Episode) -> None:
+        if len(tokens) > limit:
+            raise UserError(
+                f"data.prompter.{key}: the prompt of task {episode.task.id} has {len(tokens)} tokens, the limit is {limit}; "
+                "raise it, show less history, or use shorter skills (nothing is truncated)"
+            )
+
+    def full(self, tokens: list[int], episode: Episode) -> bool:
+        """Whether a conversation has outgrown the student's limit (the episode then ends, counted)."""
+        return self.history == "conversation" and len(tokens) > self.max_prompt_tokens
