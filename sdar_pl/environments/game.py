@@ -21,17 +21,24 @@ KINDS = (
 
 @dataclass(frozen=True)
 class Receptacle:
-    """``name`` as spoken ("cabinet 12"), ``type`` as in ALFRED ("Cabinet")."""
+    """``name`` as spoken ("cabinet 12"), ``type`` as in ALFRED ("Cabinet"). Receptacles with the same
+    ``location`` are reached together; the default "" is a location of its own."""
 
     name: str
     type: str
     openable: bool = False
     opened: bool = False
+    location: str = ""
 
 
 @dataclass(frozen=True)
 class Thing:
-    """An object. ``place`` is the name of the receptacle that it is in at the start, None if in none."""
+    """An object. ``place`` is the name of the receptacle that it is in at the start, None if in none.
+
+    The last four fields have a use in real games only, whose simulator had its quirks: an object may be
+    in further receptacles too (``more_places``), and be within reach of other locations than theirs
+    (``locations``, None means theirs). What a ``container`` holds is fixed: it is only told by ``examine``.
+    """
 
     name: str
     type: str
@@ -47,6 +54,10 @@ class Thing:
     cool: bool = False
     sliced: bool = False
     toggled: bool = False
+    more_places: tuple[str, ...] = ()
+    locations: tuple[str, ...] | None = None
+    container: bool = False
+    contents: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +77,8 @@ class Goal:
 @dataclass(frozen=True)
 class Game:
     """Everything fixed about one game. Receptacles and things stand in the order in which they are listed
-    when spoken ("you see a cabinet 2, a cabinet 1, and …")."""
+    when spoken ("you see a cabinet 2, a cabinet 1, and …"). ``start`` is the location where the agent
+    stands at first; "" is the middle of the room."""
 
     id: str
     text: str  # the goal in words, as after "Your task is to: ", without the final full stop
@@ -75,3 +87,4 @@ class Game:
     things: tuple[Thing, ...]
     can_contain: frozenset[tuple[str, str]]  # (receptacle type, object type)
     walkthrough: tuple[str, ...] = field(default=(), compare=False)
+    start: str = ""
