@@ -18,7 +18,7 @@ from torch import Tensor
 from sdar_pl.errors import UserError
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
-Estimator = Literal["k1", "k2", "k3"]
+KLEstimator = Literal["k1", "k2", "k3"]
 Unit = Literal["episode", "row"]
 Scale = Literal["std", "none", "leave-one-out"]
 
@@ -55,9 +55,7 @@ def aggregate(
     elif how == "seq-mean-token-sum":
         numerator, count = values.sum(), (tokens > 0).sum()
     else:
-        raise UserError(
-            f"aggregation: {how!r} is unknown; use token-mean, seq-mean-token-mean or seq-mean-token-sum"
-        )
+        raise UserError(f"aggregation: {how!r} is unknown; use token-mean, seq-mean-token-mean or seq-mean-token-sum")
     return numerator / (count.clamp(min=1) if total is None else total)
 
 
@@ -171,7 +169,7 @@ def gspo_loss(
     return aggregate(terms, mask, "seq-mean-token-mean", total=total)
 
 
-def kl_terms(student: Tensor, reference: Tensor, mask: Tensor, *, estimator: Estimator = "k3") -> Tensor:
+def kl_terms(student: Tensor, reference: Tensor, mask: Tensor, *, estimator: KLEstimator = "k3") -> Tensor:
     """Sampled estimates [B, R] of KL(π_θ ‖ π_ref), with ℓ = log π_θ − log π_ref (Schulman 2020, "Approximating KL").
 
     k1 = ℓ; k2 = ℓ²/2; k3 = exp(−ℓ) − 1 + ℓ, clamped to [−10, 10] against outliers. Raises UserError otherwise.
@@ -192,7 +190,7 @@ def reference_kl(
     reference: Tensor,
     mask: Tensor,
     *,
-    estimator: Estimator = "k3",
+    estimator: KLEstimator = "k3",
     aggregation: Aggregation = "token-mean",
     total: float | Tensor | None = None,
 ) -> Tensor:
@@ -203,7 +201,8 @@ def reference_kl(
 def skill_sd_terms(student: Tensor, teacher: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     """Skill-SD's ρ·k3 [B, R], with ℓ = log π_θ − log π_T and ρ = π_θ/π_old; the gradient flows through both.
 
-    On-policy the gradient is −(−ℓ)·∇log π_θ in expectation: the exact reverse KL. −ℓ is clamped at ±20, log ρ at ±10.
+    On-policy the expected gradient is E[ℓ·∇log π_θ]: exactly that of the reverse KL(π_θ ‖ π_T).
+    −ℓ is clamped at ±20, log ρ at ±10.
     """
     ell = fill_masked(student - teacher.detach(), mask)
     inverse = (-ell).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
@@ -235,7 +234,7 @@ def rlsd_advantages(
     advantages = per_token(advantages, mask)
     gap = fill_masked(teacher.detach() - student.detach(), mask)
     factor = (advantages.sign() * gap).exp().clamp(1 - clip, 1 + clip)
-    return advantages * ((1 - mix) + mix * factor)
+    return advantages * (1 + mix * (factor - 1))  # exactly 1 where there is no gap
 
 
 def group_advantages(
@@ -257,13 +256,14 @@ def group_advantages(
         raise UserError(f"advantage.scale: {scale!r} is unknown; use std, none or leave-one-out")
     values = rewards.double()
     result = torch.zeros_like(values)
-    for group in groups.unique():
+    for group in set(groups.tolist()):
         rows = (groups == group).nonzero().flatten()
         own = values[rows]
         if unit == "episode":
-            names, member = episodes[rows].unique(return_inverse=True)
-            firsts = [int((member == k).nonzero()[0, 0]) for k in range(len(names))]
-            samples = own[firsts]
+            names = episodes[rows].tolist()
+            order = list(dict.fromkeys(names))  # every episode once, in the order of first rows
+            samples = own[[names.index(name) for name in order]]
+            member = torch.tensor([order.index(name) for name in names], device=rows.device)
         else:
             samples, member = own, torch.arange(len(rows), device=rows.device)
         n = len(samples)

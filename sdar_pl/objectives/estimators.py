@@ -1,0 +1,56 @@
+"""Estimators of the distillation loss on sampled tokens. Exact and top-k KL need the vocabulary and are left out."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sdar_pl.objectives.checks import within
+from sdar_pl.objectives.functional import fill_masked, kl_terms, skill_sd_terms
+from sdar_pl.objectives.inputs import LossInputs
+
+
+class Estimator:
+    """Base: ``estimator(inputs, weight)`` gives the loss of each token [B, R]; ``weight`` [B, R] is the gate."""
+
+    def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class Likelihood(Estimator):
+    """g·(log π_T − log π_θ), gradient −g·∇log π_θ: gated likelihood of the student's own samples (SDAR, 2605.15155)."""
+
+    def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
+        assert inputs.teacher is not None
+        return weight * fill_masked(inputs.teacher.detach() - inputs.student, inputs.mask)
+
+
+class Signed(Estimator):
+    """−g·sg(Δ)·log π_θ: pushes up what the teacher endorses and down what it rejects.
+
+    With g = 1 its on-policy expectation is the reverse-KL gradient (on-policy distillation as a policy gradient).
+    ``clip`` bounds |Δ|; None leaves it free.
+    """
+
+    def __init__(self, clip: float | None = None) -> None:
+        self.clip = None if clip is None else within("estimator.clip", clip)
+
+    def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
+        gap = inputs.gap if self.clip is None else inputs.gap.clamp(-self.clip, self.clip)
+        return -weight * gap * fill_masked(inputs.student, inputs.mask)
+
+
+class K3(Estimator):
+    """g·k3 with k3 = exp(−ℓ) − 1 + ℓ, ℓ = log π_θ − log π_T.
+
+    ``importance`` multiplies by ρ = π_θ/π_old with its gradient (Skill-SD): only then is the expected gradient that
+    of the reverse KL. Without it, the gradient (1 − exp(−ℓ))·∇log π_θ is that of the *forward* KL(π_T ‖ π_θ).
+    """
+
+    def __init__(self, importance: bool = False) -> None:
+        self.importance = importance
+
+    def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
+        assert inputs.teacher is not None
+        if self.importance:
+            return weight * skill_sd_terms(inputs.student, inputs.teacher, inputs.behaviour, inputs.mask)
+        return weight * kl_terms(inputs.student, inputs.teacher, inputs.mask)

@@ -1,0 +1,63 @@
+"""What an objective reads and what it answers: LossInputs and LossOutputs. Shapes: B rows, R response tokens."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from torch import Tensor
+
+from sdar_pl.objectives.functional import fill_masked
+
+
+@dataclass(frozen=True)
+class LossInputs:
+    """One micro-batch. Log-probs are of the tokens that the student sampled.
+
+    ``student`` carries the gradient; ``old`` None means that the rows were sampled by the very same weights
+    (``student.detach()``). ``teacher`` None means no privileged context, ``reference`` None no reference view.
+    ``advantages`` are already broadcast over each row's tokens. ``turns`` numbers the turn of each token from 0.
+    ``total_tokens`` and ``total_rows`` are those of the whole optimizer step (None: this micro-batch is the step).
+    ``step`` is the optimizer iteration that schedules read. ``episodes`` and ``groups`` say to which episode and
+    group a row belongs (None: every row is its own): shapers that look across rows need them.
+    """
+
+    student: Tensor  # [B, R]
+    mask: Tensor  # [B, R], 0 or 1
+    advantages: Tensor  # [B, R]
+    turns: Tensor  # [B, R], long
+    old: Tensor | None = None  # [B, R]
+    teacher: Tensor | None = None  # [B, R]
+    reference: Tensor | None = None  # [B, R]
+    entropy: Tensor | None = None  # [B, R], nats; with gradient if there is an entropy bonus
+    total_tokens: float | None = None
+    total_rows: float | None = None
+    step: int = 0
+    episodes: Tensor | None = None  # [B], long
+    groups: Tensor | None = None  # [B], long
+
+    @property
+    def behaviour(self) -> Tensor:
+        """Log-probs [B, R] under the weights that sampled the rows, detached."""
+        return (self.student if self.old is None else self.old).detach()
+
+    @property
+    def gap(self) -> Tensor:
+        """Δ = log π_T − log π_θ with the current student, [B, R], detached, 0 where masked. Needs ``teacher``."""
+        assert self.teacher is not None
+        return fill_masked(self.teacher.detach() - self.student.detach(), self.mask)
+
+
+@dataclass(frozen=True)
+class LossOutputs:
+    """``loss`` with its gradient, and what to report.
+
+    ``terms`` are detached scalars that *sum* over the micro-batches of a step to the step's value: ``loss/total``,
+    ``loss/policy``, ``loss/distill``, ``loss/reference_kl``, ``loss/entropy`` (each before its coefficient, save
+    ``loss/total``). ``tokens`` are detached records [B, R], 0 where masked, to be averaged over tokens by the reader:
+    ``gap``, ``gate``, ``clipped`` (0/1), ``approx_kl`` (log π_old − log π_θ) and ``weight``, which is what the
+    teacher adds to the token's weight (coefficient × gate, or the change of its advantage).
+    """
+
+    loss: Tensor
+    terms: dict[str, Tensor] = field(default_factory=dict)
+    tokens: dict[str, Tensor] = field(default_factory=dict)

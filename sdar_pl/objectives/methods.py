@@ -1,0 +1,81 @@
+"""Published methods by name: GRPO, SDAR. Each is an Objective with its parts chosen."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from sdar_pl.errors import UserError
+from sdar_pl.objectives.distillation import Distillation
+from sdar_pl.objectives.functional import Aggregation
+from sdar_pl.objectives.gates import CentredGapGate, EntropyGate, GapGate, Gate, SoftOrGate
+from sdar_pl.objectives.objective import Objective
+from sdar_pl.objectives.policy_losses import ClippedPolicyLoss
+from sdar_pl.objectives.schedules import Constant, Schedule
+
+GateName = Literal["gap", "entropy", "soft-or", "centred"]
+
+
+def gate_by_name(name: GateName, beta: float, normalise: bool) -> Gate:
+    """The gate of that name; raises UserError if there is none."""
+    if name == "gap":
+        return GapGate(beta)
+    if name == "centred":
+        return CentredGapGate(beta)
+    if name == "entropy":
+        return EntropyGate(beta, normalise)
+    if name == "soft-or":
+        return SoftOrGate(beta, normalise)
+    raise UserError(f"gate: {name!r} is unknown; use gap, entropy, soft-or or centred")
+
+
+class GRPO(Objective):
+    """Group-relative policy optimisation (2402.03300): the clipped policy loss, no teacher."""
+
+    def __init__(
+        self,
+        clip_low: float = 0.2,
+        clip_high: float = 0.2,
+        dual_clip: float = 3.0,
+        reference_coefficient: float = 0.0,
+        entropy_coefficient: float = 0.0,
+        aggregation: Aggregation = "token-mean",
+    ) -> None:
+        super().__init__(
+            ClippedPolicyLoss(clip_low, clip_high, dual_clip),
+            reference_coefficient=reference_coefficient,
+            entropy_coefficient=entropy_coefficient,
+            aggregation=aggregation,
+        )
+
+
+class SDAR(Objective):
+    """GRPO + λ·Σ g·(log π_T − log π_θ)/Σm, g = σ(βΔ) detached (SDAR, 2605.15155). λ 0.01, β 5 in the paper.
+
+    ``gate``: gap (default), entropy, soft-or (``normalise`` these two: see gates.py), or our centred σ(βΔ) − ½.
+    ``coefficient`` 0 is GRPO bit for bit, with gap and gate still reported.
+    """
+
+    def __init__(
+        self,
+        coefficient: float = 0.01,
+        beta: float = 5.0,
+        gate: GateName = "gap",
+        normalise: bool = False,
+        schedule: Schedule = Constant(),  # noqa: B008 – immutable
+        clip_low: float = 0.2,
+        clip_high: float = 0.2,
+        dual_clip: float = 3.0,
+        reference_coefficient: float = 0.0,
+        entropy_coefficient: float = 0.0,
+        aggregation: Aggregation = "token-mean",
+    ) -> None:
+        distillation = Distillation(
+            gate=gate_by_name(gate, beta, normalise), coefficient=coefficient, schedule=schedule
+        )
+        super().__init__(
+            ClippedPolicyLoss(clip_low, clip_high, dual_clip),
+            distillation,
+            reference_coefficient=reference_coefficient,
+            entropy_coefficient=entropy_coefficient,
+            aggregation=aggregation,
+        )

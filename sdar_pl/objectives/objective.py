@@ -1,0 +1,129 @@
+"""Objective: policy loss + reference KL − entropy bonus + gated distillation, from one micro-batch's log-probs.
+
+    L = L_policy + c_ref · KL(policy ‖ reference) − c_ent · H + λ · L_distill
+
+Every part is a small class; a published method is a choice of parts (methods.py, configs/objectives). The trainer
+knows none of them. Left out on purpose: how log-probs and advantages come about.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from torch import Tensor
+
+from sdar_pl.errors import UserError
+from sdar_pl.objectives.checks import within
+from sdar_pl.objectives.distillation import Distillation
+from sdar_pl.objectives.functional import Aggregation, KLEstimator, aggregate, fill_masked, kl_terms
+from sdar_pl.objectives.inputs import LossInputs, LossOutputs
+from sdar_pl.objectives.policy_losses import ClippedPolicyLoss, PolicyLoss
+from sdar_pl.objectives.shapers import AdvantageShaper
+
+
+class Objective:
+    """One loss for one micro-batch; the sum over a step's micro-batches is the step's loss, however it is split.
+
+    ``policy_loss`` None leaves out the policy term (OPSD). Raises UserError for senseless numbers.
+    """
+
+    def __init__(
+        self,
+        policy_loss: PolicyLoss | None = ClippedPolicyLoss(),  # noqa: B008 – immutable
+        distillation: Distillation | None = None,
+        shaper: AdvantageShaper | None = None,
+        reference_coefficient: float = 0.0,
+        reference_estimator: KLEstimator = "k3",
+        entropy_coefficient: float = 0.0,
+        aggregation: Aggregation = "token-mean",
+    ) -> None:
+        self.policy_loss = policy_loss
+        self.distillation = distillation
+        self.shaper = shaper
+        self.reference_coefficient = within("reference_coefficient", reference_coefficient)
+        self.reference_estimator: KLEstimator = reference_estimator
+        self.entropy_coefficient = within("entropy_coefficient", entropy_coefficient)
+        self.aggregation: Aggregation = aggregation
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether teacher log-probs are wanted; with λ = 0 they are only reported (gap and gate)."""
+        return self.distillation is not None or self.shaper is not None
+
+    @property
+    def needs_reference(self) -> bool:
+        return self.reference_coefficient > 0
+
+    @property
+    def needs_entropy(self) -> bool:
+        gate = self.distillation.gate if self.distillation else None
+        return self.entropy_coefficient > 0 or (gate is not None and gate.needs_entropy)
+
+    def validate(self, *, context: bool = True) -> None:
+        """Raises UserError for a combination that makes no sense. ``context``: is there a privileged context?"""
+        distils = self.distillation is not None and self.distillation.coefficient > 0
+        if self.policy_loss is None and self.shaper is not None:
+            raise UserError(
+                "objective.shaper: it changes advantages, but policy_loss is null; set one or drop the other"
+            )
+        if self.policy_loss is None and not distils:
+            raise UserError("objective: no policy_loss and no distillation, nothing to learn from; set one of them")
+        if not context and (distils or self.shaper is not None):
+            raise UserError(
+                "objective: the teacher has no privileged context; set data.context or use an objective "
+                "without teacher, such as sdar_pl.objectives.GRPO"
+            )
+        wanted = self.policy_loss.aggregation if self.policy_loss else None
+        if wanted is not None and self.aggregation != wanted:
+            raise UserError(
+                f"objective.aggregation: {type(self.policy_loss).__name__} is a mean over rows and is only "
+                f"defined with {wanted}, not with {self.aggregation}; set it to {wanted}"
+            )
+
+    def __call__(self, inputs: LossInputs) -> LossOutputs:
+        """The loss with its gradient, the scalar terms and the per-token records (see LossOutputs)."""
+        total = inputs.total_tokens if self.aggregation == "token-mean" else inputs.total_rows
+        mask = inputs.mask
+
+        def mean(values: Tensor) -> Tensor:
+            return aggregate(values, mask, self.aggregation, total=total)
+
+        terms: dict[str, Tensor] = {}
+        tokens = {"approx_kl": fill_masked(inputs.behaviour - inputs.student.detach(), mask)}
+        parts: list[Tensor] = []
+
+        if inputs.teacher is not None:
+            tokens["gap"] = inputs.gap
+        if self.shaper is not None and inputs.teacher is not None:
+            shaped = self.shaper(inputs).detach()
+            tokens["weight"] = fill_masked(shaped - inputs.advantages, mask)
+            inputs = replace(inputs, advantages=shaped)
+
+        if self.policy_loss is not None:
+            values, tokens["clipped"] = self.policy_loss(inputs)
+            terms["loss/policy"] = mean(values)
+            parts.append(terms["loss/policy"])
+        if self.reference_coefficient > 0:
+            if inputs.reference is None:
+                raise UserError("reference_coefficient: above 0, but no reference log-probs were given; set it to 0")
+            values = kl_terms(inputs.student, inputs.reference, mask, estimator=self.reference_estimator)
+            terms["loss/reference_kl"] = mean(values)
+            parts.append(self.reference_coefficient * terms["loss/reference_kl"])
+        if self.entropy_coefficient > 0:
+            if inputs.entropy is None:
+                raise UserError("entropy_coefficient: above 0, but no token entropies were given; set it to 0")
+            terms["loss/entropy"] = mean(inputs.entropy)
+            parts.append(-self.entropy_coefficient * terms["loss/entropy"])
+        if self.distillation is not None and inputs.teacher is not None:
+            scale = self.distillation.scale(inputs.step)
+            tokens["gate"] = self.distillation.weights(inputs)
+            tokens["weight"] = tokens.get("weight", 0.0) + scale * tokens["gate"]
+            values = self.distillation.estimator(inputs, tokens["gate"])
+            terms["loss/distill"] = mean(values)
+            if scale > 0:  # λ = 0 is GRPO bit for bit: the term is reported and never added
+                parts.append(scale * terms["loss/distill"])
+
+        # Without any part (a schedule at 0) the loss is 0 and still has a gradient, which distributed training needs.
+        loss = sum(parts[1:], parts[0]) if parts else 0.0 * fill_masked(inputs.student, mask).sum()
+        terms["loss/total"] = loss
+        return LossOutputs(loss, {name: value.detach() for name, value in terms.items()}, tokens)

@@ -1,0 +1,34 @@
+"""Schedules: the factor on a coefficient at an optimizer iteration. They are applied, not only logged."""
+
+from __future__ import annotations
+
+from sdar_pl.objectives.checks import within
+
+
+class Schedule:
+    """Base: ``schedule(step)`` is the factor at iteration ``step`` ≥ 0."""
+
+    def __call__(self, step: int) -> float:
+        raise NotImplementedError
+
+
+class Constant(Schedule):
+    """Always ``value``."""
+
+    def __init__(self, value: float = 1.0) -> None:
+        self.value = within("schedule.value", value)
+
+    def __call__(self, step: int) -> float:
+        return self.value
+
+
+class Linear(Schedule):
+    """From ``start`` to ``end`` in a straight line over ``steps`` iterations, ``end`` ever after."""
+
+    def __init__(self, start: float = 1.0, end: float = 0.0, steps: int = 100) -> None:
+        self.start = within("schedule.start", start)
+        self.end = within("schedule.end", end)
+        self.steps = int(within("schedule.steps", steps, 1))
+
+    def __call__(self, step: int) -> float:
+        return self.start + (self.end - self.start) * min(max(step / self.steps, 0.0), 1.0)

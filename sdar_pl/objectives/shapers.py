@@ -1,0 +1,36 @@
+"""Shapers: the teacher changes the advantage of each token instead of adding a loss."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from sdar_pl.objectives.checks import within
+from sdar_pl.objectives.functional import rlsd_advantages
+from sdar_pl.objectives.inputs import LossInputs
+from sdar_pl.objectives.schedules import Linear, Schedule
+
+
+class AdvantageShaper:
+    """Base: ``shaper(inputs)`` gives the token advantages [B, R], detached. It is called only with a teacher."""
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        raise NotImplementedError
+
+
+class RLSDShaper(AdvantageShaper):
+    """A·[(1 − m) + m·clip(exp(sign(A)·Δ), 1 − clip, 1 + clip)], m = mix·schedule(step) (RLSD; mix 0.5 → 0 over 100).
+
+    Δ is taken under the weights that sampled the rows, so that it does not drift within an iteration.
+    """
+
+    def __init__(self, mix: float = 0.5, clip: float = 0.2, schedule: Schedule = Linear()) -> None:  # noqa: B008
+        self.mix = within("mix", mix, 0.0, 1.0)
+        self.clip = within("clip", clip, 0.0, 1.0)
+        self.schedule = schedule
+
+    def __call__(self, inputs: LossInputs) -> Tensor:
+        mix = self.mix * self.schedule(inputs.step)
+        assert inputs.teacher is not None
+        return rlsd_advantages(
+            inputs.advantages, inputs.behaviour, inputs.teacher, inputs.mask, mix=mix, clip=self.clip
+        )
