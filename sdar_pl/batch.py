@@ -9,7 +9,7 @@ Shapes: B rows, L tokens of the longest row, R response tokens of the row that h
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
 
 import torch
 from torch import Tensor
@@ -61,6 +61,11 @@ class Batch:
     reference: Tensor | None = None  # [B, R]
     total_tokens: float = 0.0
     total_rows: float = 0.0
+
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on a device."""
+        moved = {f.name: v.to(device) for f in fields(self) if isinstance(v := getattr(self, f.name), Tensor)}
+        return replace(self, **moved)
 
 
 def rows_of(episode: Episode, index: int, history: str) -> list[Row]:

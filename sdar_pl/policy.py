@@ -193,6 +193,13 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         return next(self.net.parameters()).device
 
+    @property
+    def end_tokens(self) -> frozenset[int]:
+        """Tokens that end a response: the tokenizer's and the generation configuration's."""
+        configured = getattr(self.causal_lm.generation_config, "eos_token_id", None)
+        ends = configured if isinstance(configured, list) else [configured]
+        return frozenset(token for token in [*ends, self.tokenizer.eos_token_id] if token is not None)
+
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """The reference view: adapters off inside the block."""

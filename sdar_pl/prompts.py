@@ -69,9 +69,9 @@ class Prompter:
         else:
             history = [(turn.action, turn.observation) for turn in turns]
             content = environment.window(episode.task, episode.first, history, self.window)
-        student = self._encode(self._messages(content))
+        student = self._encode(self._messages(content, episode.student_context))
         self._check(student, self.max_prompt_tokens, "max_prompt_tokens", episode)
-        if not episode.context:
+        if episode.context in ("", episode.student_context):
             return student, []
         teacher = self._encode(self._messages(content, episode.context))
         self._check(teacher, self.max_teacher_tokens, "max_teacher_tokens", episode)
@@ -130,6 +130,10 @@ class Prompter:
                 "raise it, show less history, or use shorter skills (nothing is truncated)"
             )
 
-    def full(self, tokens: list[int], episode: Episode) -> bool:
-        """Whether a conversation has outgrown the student's limit (the episode then ends, counted)."""
+    def full(self, tokens: list[int]) -> bool:
+        """Whether a conversation has outgrown the student's limit (the episode then ends, counted as overflow)."""
         return self.history == "conversation" and len(tokens) > self.max_prompt_tokens
+
+    def decode(self, response: list[int]) -> str:
+        """The text of a response for the environment, without the template's special tokens."""
+        return str(self.tokenizer.decode(response, skip_special_tokens=True))

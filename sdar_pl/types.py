@@ -92,9 +92,11 @@ class Episode:
     index: int
     first: Observation
     turns: list[Turn] = field(default_factory=list)
-    context: str = ""
+    context: str = ""  # what only the teacher reads
+    student_context: str = ""  # what the student is shown too (Skill-GRPO, measuring the teacher)
     failed: str = ""
     penalty: float = 0.0
+    overflow: bool = False  # ended because the conversation outgrew the prompt limit
 
     @property
     def success(self) -> bool:

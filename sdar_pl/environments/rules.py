@@ -62,7 +62,8 @@ class Play(Session):
         # the commands that a location always offers; going to where one already stands is none
         anywhere = ["help", "inventory", "look"]
         self._always = {
-            here: anywhere + [f"go to {r.name}" for r, there in zip(game.receptacles, self._where) if there != here]
+            here: anywhere
+            + [f"go to {r.name}" for r, there in zip(game.receptacles, self._where, strict=True) if there != here]
             for here in self._residents
         }
 

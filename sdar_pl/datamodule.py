@@ -1,0 +1,298 @@
+"""RolloutDataModule: fresh on-policy episodes at every epoch, and fixed panels for evaluation.
+
+One Lightning epoch is one iteration: roll out → score → update. ``train_dataloader`` is called anew for each epoch
+(``reload_dataloaders_every_n_epochs=1``) and does the first two; its loader holds the micro-batches of the third.
+Whole groups stay on one rank, and every rank gets the same number of micro-batches.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+
+import lightning as L
+import numpy as np
+import torch
+from torch.utils.data import DataLoader
+
+from sdar_pl.batch import Batch, Row, collate, pack, rows_of
+from sdar_pl.engines.base import Engine, Sampling
+from sdar_pl.environments.base import Environment
+from sdar_pl.errors import UserError
+from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
+from sdar_pl.policy import Policy
+from sdar_pl.prompts import Prompter
+from sdar_pl.rollout import Play, Seat, play
+from sdar_pl.scoring import score, set_advantages
+from sdar_pl.skills.providers import ContextProvider, NoContext
+from sdar_pl.types import Episode, Task
+
+#: first word of every random seed, so that training and evaluation never share a stream
+TRAIN, EVALUATE, SHUFFLE = 0, 1, 2
+
+
+@dataclass
+class Iteration:
+    """What one rollout made: belongs to one epoch and one version of the policy."""
+
+    epoch: int
+    episodes: list[Episode]
+    batches: list[Batch]
+    accumulate: int  # micro-batches an optimizer step
+    rollout_s: float = 0.0
+    score_s: float = 0.0
+    generated: int = 0
+    prefilled: int = 0
+    failed: list[Episode] = field(default_factory=list)
+
+
+class RolloutDataModule(L.LightningDataModule):
+    """Rollouts as data.
+
+    Args:
+        environment: where tasks come from.
+        engine: what generates tokens.
+        prompter: how episodes become tokens.
+        context: the teacher's privileged context.
+        advantage: rewards → advantages.
+        sampling: how training responses are drawn.
+        evaluation: how evaluation responses are drawn (the paper: temperature 0.4).
+        play: rules of play.
+        tasks_per_iteration: groups an iteration, over all ranks.
+        group_size: episodes a group.
+        steps_per_iteration: optimizer steps an iteration.
+        micro_batch_tokens: padded tokens of one forward-backward.
+        train_split, validation_split, test_split: names of the environment's splits.
+        panel_tasks: evaluate on so many tasks of a split, drawn once by ``seed`` (null: all).
+        train_with_context: show the privileged context to the student in training too (Skill-GRPO).
+        evaluate_with_context: show the privileged context to the student in evaluation, to measure the teacher.
+        seed: of task order and sampling (linked to seed_everything).
+    """
+
+    def __init__(
+        self,
+        environment: Environment,
+        engine: Engine,
+        prompter: Prompter = Prompter(),
+        context: ContextProvider = NoContext(),
+        advantage: Advantage = GroupAdvantage(),
+        sampling: Sampling = Sampling(),
+        evaluation: Sampling = Sampling(temperature=0.4),
+        play: Play = Play(),
+        tasks_per_iteration: int = 16,
+        group_size: int = 8,
+        steps_per_iteration: int = 1,
+        micro_batch_tokens: int = 16384,
+        train_split: str = "train",
+        validation_split: str = "validation",
+        test_split: str = "test",
+        panel_tasks: int | None = None,
+        train_with_context: bool = False,
+        evaluate_with_context: bool = False,
+        seed: int = 0,
+    ) -> None:
+        super().__init__()
+        for name, value in {
+            "tasks_per_iteration": tasks_per_iteration,
+            "steps_per_iteration": steps_per_iteration,
+            "micro_batch_tokens": micro_batch_tokens,
+            "group_size": group_size,
+        }.items():
+            if value < 1:
+                raise UserError(f"data.{name}: {value} must be 1 or more")
+        if sampling.temperature == 0:
+            raise UserError("data.sampling.temperature: 0 draws the same episode every time; training needs more than 0")
+        advantage.validate(group_size)
+        self.environment, self.engine, self.prompter = environment, engine, prompter
+        self.context, self.advantage = context, advantage
+        self.sampling, self.evaluation, self.rules = sampling, evaluation, play
+        self.tasks_per_iteration, self.group_size = tasks_per_iteration, group_size
+        self.steps_per_iteration, self.micro_batch_tokens = steps_per_iteration, micro_batch_tokens
+        self.splits = {"train": train_split, "validate": validation_split, "test": test_split}
+        self.panel_tasks, self.seed = panel_tasks, seed
+        self.train_with_context, self.evaluate_with_context = train_with_context, evaluate_with_context
+        self.iteration: Iteration | None = None
+        #: told of every training episode as it ends (the progress bar listens here)
+        self.listeners: list[Callable[[Episode], None]] = []
+
+    # ------------------------------------------------------------------ what Lightning calls
+
+    def setup(self, stage: str) -> None:
+        """Check what can be checked before any work is done."""
+        world, policy = self.trainer.world_size, self._policy
+        if self.tasks_per_iteration < world:
+            raise UserError(
+                f"data.tasks_per_iteration: {self.tasks_per_iteration} groups cannot give each of {world} ranks one; "
+                f"raise it to {world} or more, or lower trainer.devices"
+            )
+        self.prompter.bind(policy.tokenizer)
+        self.trainer.lightning_module.objective.validate(context=not isinstance(self.context, NoContext))
+        if stage == "fit":
+            self.environment.tasks(self.splits["train"])
+        self.panel("test" if stage in ("test", "predict") else "validate")
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Roll out and score; once for each epoch, also when Lightning asks twice (on resuming)."""
+        epoch = self.trainer.current_epoch
+        if self.iteration is None or self.iteration.epoch != epoch:
+            with self.trainer.precision_plugin.forward_context():
+                self.iteration = self._iterate(epoch)
+        # Lightning divides the loss by this and steps the optimizer every so many batches.
+        self.trainer.accumulate_grad_batches = self.iteration.accumulate
+        return _loader(self.iteration.batches)
+
+    def val_dataloader(self) -> DataLoader[list[tuple[int, Task]]]:
+        return self._panel_loader("validate")
+
+    def test_dataloader(self) -> DataLoader[list[tuple[int, Task]]]:
+        return self._panel_loader("test")
+
+    def predict_dataloader(self) -> DataLoader[list[tuple[int, Task]]]:
+        return self._panel_loader("test")
+
+    # ------------------------------------------------------------------ training
+
+    @property
+    def _policy(self) -> Policy:
+        policy: Policy = self.trainer.lightning_module.policy
+        return policy
+
+    def _iterate(self, epoch: int) -> Iteration:
+        policy, objective = self._policy, self.trainer.lightning_module.objective
+        began = time.perf_counter()
+        self.engine.sync(policy)
+        seats = self.seats(epoch)
+        tell = self._tell if self.listeners else None
+        played = play(self.environment, seats, self.engine, self.prompter, self.sampling, self.rules, tell)
+        episodes = [episode for episode in played if episode.turns and not episode.failed]
+        rolled = time.perf_counter()
+        rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, self.prompter.history)]
+        set_advantages(rows, episodes, self.advantage)
+        score(
+            policy,
+            rows,
+            budget=self.micro_batch_tokens,
+            temperature=self.sampling.temperature,
+            teacher=objective.needs_teacher,
+            old=self.steps_per_iteration > 1,
+            reference=objective.needs_reference,
+        )
+        batches, accumulate = self._batches(rows, epoch)
+        return Iteration(
+            epoch,
+            episodes,
+            batches,
+            accumulate,
+            rollout_s=rolled - began,
+            score_s=time.perf_counter() - rolled,
+            generated=self.engine.generated,
+            prefilled=self.engine.prefilled,
+            failed=[episode for episode in played if episode.failed],
+        )
+
+    def _tell(self, episode: Episode) -> None:
+        for listener in self.listeners:
+            listener(episode)
+
+    def seats(self, epoch: int) -> list[Seat]:
+        """This rank's episodes to play: ``group_size`` for each of its tasks."""
+        tasks = self.environment.tasks(self.splits["train"])
+        chosen = task_order(len(tasks), epoch, self.tasks_per_iteration, self.seed)
+        seats = []
+        for group in self._share(self.tasks_per_iteration):
+            task = tasks[chosen[group]]
+            context = self.context.provide(task)
+            for index in range(self.group_size):
+                number = group * self.group_size + index
+                seat = Seat(task, group, index, number, (self.seed, TRAIN, epoch, group, index), context)
+                seat.student_context = context if self.train_with_context else ""
+                seats.append(seat)
+        return seats
+
+    def _share(self, count: int) -> range:
+        """This rank's share of ``count`` things."""
+        return range(self.trainer.global_rank, count, self.trainer.world_size)
+
+    def _batches(self, rows: Sequence[Row], epoch: int) -> tuple[list[Batch], int]:
+        """Rows → micro-batches, the same number for every optimizer step and rank.
+
+        Which step a row belongs to depends on its group alone, so that it is the same for any number of ranks.
+        """
+        steps = self.steps_per_iteration
+        order = np.random.default_rng([self.seed, SHUFFLE, epoch]).permutation(self.tasks_per_iteration)
+        step_of = {int(group): place % steps for place, group in enumerate(order)}
+        parts = [pack([row for row in rows if step_of[row.group] == step], self.micro_batch_tokens) for step in range(steps)]
+        accumulate = int(self._reduce([float(max(map(len, parts)))], "max")[0])
+        if accumulate == 0:
+            raise UserError("data.environment: no episode of this iteration can be trained on, all of them failed")
+        tokens = self._reduce([float(sum(len(row.positions) for part in parts[s] for row in part)) for s in range(steps)])
+        counts = self._reduce([float(sum(len(part) for part in parts[s])) for s in range(steps)])
+        world, pad = self.trainer.world_size, self._policy.tokenizer.pad_token_id or 0
+        blank = [blank_row(next(iter(rows), None))]
+        batches = []
+        for part, total_tokens, total_rows in zip(parts, tokens, counts, strict=True):
+            for chunk in part + [blank] * (accumulate - len(part)):
+                batch = collate(chunk, pad)
+                batches.append(replace(batch, total_tokens=total_tokens / world, total_rows=total_rows / world))
+        return batches, accumulate
+
+    def _reduce(self, values: list[float], how: str = "sum") -> list[float]:
+        """Sum or maximum over ranks."""
+        if self.trainer.world_size == 1:
+            return values
+        tensor = torch.tensor(values, dtype=torch.float64, device=self.trainer.strategy.root_device)
+        operation = torch.distributed.ReduceOp.MAX if how == "max" else torch.distributed.ReduceOp.SUM
+        torch.distributed.all_reduce(tensor, operation)
+        return [float(value) for value in tensor]
+
+    # ------------------------------------------------------------------ evaluation
+
+    def panel(self, stage: str) -> list[Task]:
+        """The fixed list of tasks that an evaluation plays."""
+        tasks = self.environment.tasks(self.splits[stage])
+        if self.panel_tasks is None:
+            return list(tasks)
+        if not 1 <= self.panel_tasks <= len(tasks):
+            raise UserError(f"data.panel_tasks: {self.panel_tasks} is not between 1 and the split's {len(tasks)} tasks")
+        chosen = np.random.default_rng([self.seed, EVALUATE]).choice(len(tasks), self.panel_tasks, replace=False)
+        return [tasks[int(i)] for i in np.sort(chosen)]
+
+    def _panel_loader(self, stage: str) -> DataLoader[list[tuple[int, Task]]]:
+        panel = self.panel(stage)
+        return _loader([[(i, panel[i]) for i in self._share(len(panel))]])
+
+    def evaluate(self, numbered: Sequence[tuple[int, Task]]) -> list[Episode]:
+        """Play panel tasks once each. The random stream of a task is the same at every evaluation."""
+        self.engine.sync(self._policy)
+        prompter, seats = self.prompter, []
+        for number, task in numbered:
+            seats.append(Seat(task, number, 0, number, (self.seed, EVALUATE, number)))
+            if self.evaluate_with_context:
+                seats[-1].student_context = self.context.provide(task)
+        return play(self.environment, seats, self.engine, prompter, self.evaluation, self.rules)
+
+
+def _loader(items: list) -> DataLoader:  # type: ignore[type-arg]
+    # batch_size=None: each item is a batch already, and no sampler is put in.
+    return DataLoader(items, batch_size=None, shuffle=False)
+
+
+def task_order(total: int, epoch: int, count: int, seed: int) -> list[int]:
+    """Indices of the tasks of iteration ``epoch``: the split is gone through in a new random order each pass."""
+    chosen: list[int] = []
+    cursor = epoch * count
+    while len(chosen) < count:
+        number, offset = divmod(cursor, total)
+        order = np.random.default_rng([seed, SHUFFLE, number]).permutation(total)
+        taken = order[offset : offset + count - len(chosen)]
+        chosen.extend(int(i) for i in taken)
+        cursor += len(taken)
+    return chosen
+
+
+def blank_row(like: Row | None) -> Row:
+    """A row without response tokens: fills a rank's last micro-batches so that all ranks have as many."""
+    scores = {name: None if like is None or getattr(like, name) is None else [0.0] for name in ("old", "teacher", "reference")}
+    row = Row(0, 0, [0, 0], [], [], [])
+    return replace(row, **scores)  # type: ignore[arg-type]

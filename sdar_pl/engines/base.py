@@ -1,0 +1,76 @@
+"""What an engine is: tokens in, tokens and their log-probs out."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from sdar_pl.errors import UserError
+
+if TYPE_CHECKING:
+    from sdar_pl.policy import Policy
+
+
+@dataclass
+class Sampling:
+    """How responses are drawn. ``temperature`` 0 is greedy; ``stop`` are strings that end a response."""
+
+    temperature: float = 1.0
+    top_p: float = 1.0
+    top_k: int = 0
+    max_new_tokens: int = 512
+    stop: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        wrong = {
+            "temperature": self.temperature < 0,
+            "top_p": not 0 < self.top_p <= 1,
+            "top_k": self.top_k < 0,
+            "max_new_tokens": self.max_new_tokens < 1,
+        }
+        for name in (name for name, bad in wrong.items() if bad):
+            raise UserError(f"sampling.{name}: {getattr(self, name)} is out of range")
+
+
+@dataclass
+class Request:
+    """One response wanted. ``prompt`` is the whole context so far; ``session`` names the episode, so that an engine
+    may keep its KV cache between turns; ``stream`` is the episode's own random stream, so that what is sampled
+    does not depend on which other rows share the batch."""
+
+    session: int
+    prompt: list[int]
+    stream: np.random.Generator
+
+
+@dataclass
+class Completion:
+    """``logprobs`` are under softmax(logits / temperature), before top-p and top-k. The end-of-turn token, where the
+    response ended by itself, is its last token."""
+
+    tokens: list[int]
+    logprobs: list[float]
+
+
+class Engine(ABC):
+    """Generates responses with the current policy."""
+
+    #: counted since ``sync``: tokens run through the model as prompt, and tokens sampled
+    prefilled: int = 0
+    generated: int = 0
+
+    @abstractmethod
+    def sync(self, policy: Policy) -> None:
+        """Take the policy's current weights; everything cached under older ones is dropped."""
+
+    @abstractmethod
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        """One completion a request, in order."""
+
+    @abstractmethod
+    def release(self, sessions: Sequence[int]) -> None:
+        """These sessions have ended; forget their caches."""

@@ -1,0 +1,224 @@
+"""Reads an ALFWorld game file (``game.tw-pddl``) into a ``Game``.
+
+The file is JSON; in it stands a PDDL problem. We read the facts of ``:init`` and recognise the six goals
+that ALFRED has; the domain (the rules) is rules.py's business and is not read at all. What the official
+engine makes of a problem – names, their numbers, the order of lists – is derived here.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sdar_pl.environments.game import Game, Goal, Receptacle, Thing
+from sdar_pl.errors import UserError
+
+#: predicates that may stand in ``:init`` without meaning anything to the rules
+_IDLE = "full checked examined wasinreceptacle ison moveable isreceptacleobjectfull holdsanyreceptacleobject".split()
+_INIT = frozenset(
+    "atlocation receptacleatlocation objectatlocation openable opened inreceptacle isreceptacleobject "
+    "inreceptacleobject receptacletype cancontain objecttype isclean cleanable ishot heatable iscool coolable "
+    "pickupable toggleable istoggled sliceable issliced".split()
+).union(_IDLE)
+_GOAL = frozenset(
+    "objecttype receptacletype inreceptacle cleanable isclean heatable ishot coolable iscool sliceable issliced "
+    "toggleable istoggled receptacleatlocation atlocation holds =".split()
+)
+_TASK = re.compile(r"Your task is to: (.*?)\.?\"")
+
+Facts = dict[str, list[tuple[str, ...]]]
+Expression = list["str | Expression"]
+
+
+def load_game(path: str | Path, id: str = "") -> Game:
+    """Read one game; its ``id`` is the path where none is given.
+
+    Raises ``UserError``, in one line that names the file, for a file that is not whole, is no game, or
+    uses predicates or a goal that the rules do not know.
+    """
+    try:
+        data = json.loads(Path(path).read_text(encoding="utf-8"))
+        return parse_game(data, id or str(path))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror})") from None
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a whole JSON file ({error})") from None
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+
+
+def parse_game(data: object, id: str) -> Game:
+    """The content of a game file → ``Game``. Raises ``UserError`` (without the file's name)."""
+    if not isinstance(data, dict) or not isinstance(data.get("pddl_problem"), str):
+        raise UserError("no ALFWorld game: the key 'pddl_problem' is missing")
+    task = _TASK.search(str(data.get("grammar", "")))
+    if task is None:
+        raise UserError("the grammar has no line 'Your task is to: …'")
+    sections = _sections(data["pddl_problem"])
+    facts = _facts(sections[":init"])
+    names = _names({name for facts_of in facts.values() for fact in facts_of for name in fact})
+    return Game(
+        id=id,
+        text=task.group(1),
+        goal=_goal(sections[":goal"]),
+        receptacles=_receptacles(facts, names),
+        things=_things(facts, names),
+        can_contain=frozenset((_bare(r), _bare(o)) for r, o in _of(facts, "cancontain", 2)),
+        walkthrough=tuple(data.get("walkthrough") or ()),
+        start=next((fact[-1] for fact in facts["atlocation"]), ""),
+    )
+
+
+def read_expression(text: str) -> Expression:
+    """A small s-expression reader: text → nested lists of words. Raises ``UserError``."""
+    stack: list[Expression] = [[]]
+    for token in re.findall(r"[()]|[^\s()]+", re.sub(r";[^\n]*", "", text)):
+        if token == "(":
+            stack.append([])
+        elif token != ")":
+            stack[-1].append(token)
+        elif len(stack) == 1:
+            raise UserError("the PDDL problem has a ')' too many")
+        else:
+            stack[-2].append(stack.pop())
+    if len(stack) > 1:
+        raise UserError("the PDDL problem ends early: a ')' is missing")
+    return stack[0]
+
+
+def _sections(problem: str) -> dict[str, Expression]:
+    define = next((part for part in read_expression(problem) if isinstance(part, list)), [])
+    sections = {part[0].lower(): part[1:] for part in define if isinstance(part, list) and isinstance(part[0], str)}
+    for name in (":init", ":goal"):
+        if name not in sections:
+            raise UserError(f"the PDDL problem has no {name}")
+    return sections
+
+
+def _facts(init: Expression) -> Facts:
+    """Facts by predicate. Predicates are lower case, as in PDDL; so are the names of things."""
+    facts: Facts = defaultdict(list)
+    for fact in init:
+        words = [word for word in fact if isinstance(word, str)]
+        predicate = words[0].lower() if words and isinstance(fact, list) else str(fact)
+        if predicate == "=":
+            continue  # (= (total-cost) 0)
+        if predicate not in _INIT:
+            raise UserError(f"unknown predicate '{predicate}' in :init")
+        facts[predicate].append(tuple(words[1:]))
+    return facts
+
+
+def _of(facts: Facts, predicate: str, arguments: int) -> Iterator[tuple[str, ...]]:
+    for fact in facts[predicate]:
+        if len(fact) != arguments:
+            raise UserError(f"'{predicate}' takes {arguments} names in :init, not {len(fact)}")
+        yield fact
+
+
+def _names(words: Iterable[str]) -> dict[str, str]:
+    """Spoken names by id, in listing order: ids sorted, the first of a type gets the highest number.
+
+    "Cabinet_bar__minus_01_dot_16…" is "cabinet 12"; an id with "basin" in it is a "sinkbasin", not a "sink".
+    """
+    groups = {}
+    for word in sorted((word for word in words if "_bar_" in word), key=str.lower):
+        id = word.lower()
+        groups[word] = id.split("_bar_", 1)[0] + ("basin" if "basin" in id else "")
+    left = Counter(groups.values())
+    names = {}
+    for word, group in groups.items():
+        names[word] = f"{group} {left[group]}"
+        left[group] -= 1
+    return names
+
+
+def _bare(type: str) -> str:
+    return type.removesuffix("Type")
+
+
+def _receptacles(facts: Facts, names: dict[str, str]) -> tuple[Receptacle, ...]:
+    types = {id: _bare(type) for id, type in _of(facts, "receptacletype", 2)}
+    location = dict(_of(facts, "receptacleatlocation", 2))
+    openable, opened = (set(_of(facts, predicate, 1)) for predicate in ("openable", "opened"))
+    return tuple(
+        Receptacle(name, types.get(id, ""), (id,) in openable, (id,) in opened, location[id])
+        for id, name in names.items()
+        if id in location
+    )
+
+
+def _things(facts: Facts, names: dict[str, str]) -> tuple[Thing, ...]:
+    types = {id: _bare(type) for id, type in _of(facts, "objecttype", 2)}
+    places, locations, contents = (defaultdict[str, set[str]](set) for _ in range(3))
+    for id, receptacle in _of(facts, "inreceptacle", 2):
+        places[id].add(names.get(receptacle, receptacle))
+    for id, location in _of(facts, "objectatlocation", 2):
+        locations[id].add(location)
+    for inner, outer in _of(facts, "inreceptacleobject", 2):
+        contents[outer].add(names.get(inner, inner))
+    flags = {
+        field: {id for id, in _of(facts, predicate, 1)}
+        for field, predicate in {
+            "pickupable": "pickupable", "cleanable": "cleanable", "heatable": "heatable", "coolable": "coolable",
+            "sliceable": "sliceable", "toggleable": "toggleable", "clean": "isclean", "hot": "ishot",
+            "cool": "iscool", "sliced": "issliced", "toggled": "istoggled", "container": "isreceptacleobject",
+        }.items()
+    }  # fmt: skip
+    things = []
+    for id, name in names.items():
+        if id in places or id in locations or id in types:
+            place, *more = sorted(places[id]) or [None]
+            things.append(
+                Thing(
+                    name=name,
+                    type=types.get(id, ""),
+                    place=place,
+                    more_places=tuple(more),
+                    locations=tuple(sorted(locations[id])),
+                    contents=tuple(sorted(contents[id])),
+                    **{field: id in ids for field, ids in flags.items()},
+                )
+            )
+    return tuple(things)
+
+
+def _goal(goal: Expression) -> Goal:
+    """Recognise ALFRED's goals: objects of one type in a receptacle, or held beside a lamp that was turned on."""
+    facts: Facts = defaultdict(list)
+    _flatten(goal, facts)
+    types, receptacles = dict(_of(facts, "objecttype", 2)), dict(_of(facts, "receptacletype", 2))
+    states = [state for state in ("clean", "hot", "cool") if facts[f"is{state}"]]
+    if facts["istoggled"] and facts["holds"]:
+        lamp, held = facts["istoggled"][0][0], facts["holds"][0][-1]
+        if lamp in types and held in types:
+            return Goal("look_at_obj_in_light", _bare(types[held]), lamp=_bare(types[lamp]))
+    placed = set(facts["inreceptacle"])
+    objects = {_bare(types.get(object, "")) for object, _ in placed}
+    places = {_bare(receptacles.get(receptacle, "")) for _, receptacle in placed}
+    if len(objects) != 1 or len(places) != 1 or "" in objects | places or len(states) > 1:
+        raise UserError("the :goal is none of the six that ALFRED has")
+    state = states[0] if states else ""
+    kind = "pick_two_obj_and_place" if len(placed) == 2 else "pick_and_place_simple"
+    if state:
+        kind = f"pick_{ {'clean': 'clean', 'hot': 'heat', 'cool': 'cool'}[state] }_then_place_in_recep"
+    return Goal(kind, *objects, *places, state=state, sliced=bool(facts["issliced"]), count=len(placed))
+
+
+def _flatten(expression: Expression, facts: Facts) -> None:
+    """Collect the atoms of a conjunction. The one negation that ALFRED uses is (not (= ?o1 ?o2))."""
+    for part in expression:
+        if isinstance(part, str) or not part:
+            continue
+        head = part[0].lower() if isinstance(part[0], str) else ""
+        if head in ("and", "not"):
+            _flatten(part[1:], facts)
+        elif head == "exists":
+            _flatten(part[2:], facts)
+        elif head in _GOAL:
+            facts[head].append(tuple(word for word in part[1:] if isinstance(word, str)))
+        else:
+            raise UserError(f"unknown predicate '{head}' in :goal")

@@ -1,0 +1,183 @@
+"""SDARModule: the policy, the objective and the optimizer. It is blind to which algorithm it runs.
+
+Everything that a rollout decides (advantages, teacher, old and reference log-probs) arrives in the Batch; the
+objective turns it into a loss. Left out: rollouts (datamodule.py), gate statistics (callbacks/).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
+
+from sdar_pl.batch import Batch
+from sdar_pl.datamodule import RolloutDataModule
+from sdar_pl.errors import UserError
+from sdar_pl.means import Means
+from sdar_pl.objectives import LossInputs, Objective
+from sdar_pl.policy import Policy
+from sdar_pl.types import Episode, Task
+
+
+class SDARModule(L.LightningModule):
+    """Trains a policy with an objective.
+
+    Args:
+        policy: the language model and its adapters.
+        objective: SDAR, GRPO, or any composition of the five slots.
+        optimizer: of the trainable parameters.
+        scheduler: of the learning rate, stepped after every optimizer step (null: constant).
+        temperature: of the rollout (linked to data.sampling.temperature).
+        importance_cap: correct the mismatch between engine and trainer by truncated importance sampling with this cap
+            (null: no correction; the mismatch is logged always).
+    """
+
+    def __init__(
+        self,
+        policy: Policy,
+        objective: Objective,
+        optimizer: OptimizerCallable = torch.optim.AdamW,
+        scheduler: LRSchedulerCallable | None = None,
+        temperature: float = 1.0,
+        importance_cap: float | None = None,
+    ) -> None:
+        super().__init__()
+        if objective.needs_reference and policy.lora is None:
+            raise UserError(
+                "model.objective.reference_coefficient: the reference view needs adapters to switch off; "
+                "add model.policy.lora or set it to 0"
+            )
+        self.policy, self.objective = policy, objective
+        self.make_optimizer, self.make_scheduler = optimizer, scheduler
+        self.temperature, self.importance_cap = temperature, importance_cap
+        self.strict_loading = False  # checkpoints hold trainable parameters only
+        self.means, self.evaluation = Means(), Means()
+
+    # ------------------------------------------------------------------ set-up
+
+    def configure_model(self) -> None:
+        self.policy.build()
+
+    def configure_optimizers(self) -> Any:
+        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        if self.make_scheduler is None:
+            return optimizer
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep what is trained: with LoRA, the adapters."""
+        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+
+    @property
+    def data(self) -> RolloutDataModule:
+        data = self.trainer.datamodule  # type: ignore[attr-defined]
+        assert isinstance(data, RolloutDataModule)
+        return data
+
+    # ------------------------------------------------------------------ training
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
+        """One micro-batch → loss and per-token records [B, R] for the callbacks."""
+        student, entropy = self.policy.logprobs(batch, temperature=self.temperature, entropy=True)
+        behaviour = student.detach() if batch.old is None else batch.old
+        outputs = self.objective(
+            LossInputs(
+                student=student,
+                mask=batch.mask,
+                advantages=self._advantages(batch, behaviour),
+                turns=batch.turns,
+                old=batch.old,
+                teacher=batch.teacher,
+                reference=batch.reference,
+                entropy=entropy,
+                total_tokens=batch.total_tokens,
+                total_rows=batch.total_rows,
+                step=self.trainer.current_epoch,
+                episodes=batch.episodes,
+            )
+        )
+        micro_batches = self.trainer.accumulate_grad_batches
+        for name, value in outputs.terms.items():
+            # The terms of a step sum over its micro-batches; a mean over (terms × their number) is the mean over steps.
+            self.means.update(name, value * micro_batches)
+        records = {
+            "policy/entropy": entropy,
+            "policy/clip_fraction": outputs.tokens.get("clipped"),
+            "policy/approx_kl": outputs.tokens.get("approx_kl"),
+            "engine/logprob_mismatch": (behaviour - batch.engine).abs() * batch.mask,
+        }
+        for name, values in records.items():
+            if values is not None:
+                self.means.update(name, values, batch.mask)
+        # Lightning divides by the number of micro-batches; the objective has counted the whole step's tokens already.
+        return {"loss": outputs.loss * micro_batches, "tokens": outputs.tokens}
+
+    def _advantages(self, batch: Batch, behaviour: Tensor) -> Tensor:
+        advantages = batch.advantages[:, None].expand_as(batch.mask)
+        if self.importance_cap is None:
+            return advantages
+        ratio = ((behaviour - batch.engine) * batch.mask).exp().clamp(max=self.importance_cap)
+        return advantages * ratio
+
+    def on_train_epoch_start(self) -> None:
+        last = self.trainer.max_epochs is not None and self.trainer.current_epoch + 1 == self.trainer.max_epochs
+        if last and self.trainer.check_val_every_n_epoch:
+            self.trainer.check_val_every_n_epoch = 1  # the last iteration is always validated
+
+    def on_train_epoch_end(self) -> None:
+        """Log the iteration: token-weighted, over all of its micro-batches and all ranks."""
+        iteration = self.data.iteration
+        assert iteration is not None
+        for episode in iteration.episodes:
+            self.means.update("train/success", float(episode.success))
+            self.means.update("train/reward", episode.reward)
+            self.means.update("episode/turns", float(len(episode.turns)))
+            self.means.update("rollout/overflow", float(episode.overflow))
+            for turn in episode.turns:
+                self.means.update("train/valid_action", float(turn.valid))
+        self.means.update("rollout/failed", float(len(iteration.failed)))
+        self.write(self.means.compute())
+
+    def write(self, values: Mapping[str, float]) -> None:
+        """Log values under the number of the iteration (0: before any update)."""
+        if self.trainer.sanity_checking:
+            for logger in self.loggers:
+                logger.log_metrics(dict(values), step=0)
+            return
+        training = self.trainer.state.fn == "fit"
+        step = self.trainer.current_epoch + 1 if training else self.trainer.current_epoch
+        self.log_dict({**values, "step": float(step)}, rank_zero_only=False)
+
+    # ------------------------------------------------------------------ evaluation
+
+    def on_validation_epoch_start(self) -> None:
+        names = ["success", "reward", "turns", *(f"success/{kind}" for kind in self.data.environment.kinds)]
+        self.evaluation = Means(tuple(names))
+
+    def validation_step(self, batch: list[tuple[int, Task]], batch_idx: int) -> list[Episode]:
+        """Play this rank's share of the panel → its episodes."""
+        episodes = self.data.evaluate(batch)
+        for episode in episodes:
+            self.evaluation.update("success", float(episode.success))
+            self.evaluation.update("reward", episode.reward)
+            self.evaluation.update("turns", float(len(episode.turns)))
+            self.evaluation.update(f"success/{episode.task.kind}", float(episode.success))
+        return episodes
+
+    def on_validation_epoch_end(self) -> None:
+        self.write({f"val/{name}": value for name, value in self.evaluation.compute().items()})
+
+    on_test_epoch_start = on_validation_epoch_start
+    test_step = validation_step
+
+    def on_test_epoch_end(self) -> None:
+        self.write({f"test/{name}": value for name, value in self.evaluation.compute().items()})
+
+    def predict_step(self, batch: list[tuple[int, Task]], batch_idx: int) -> list[Episode]:
+        """Play this rank's share of the panel and hand out the episodes."""
+        return self.data.evaluate(batch)
