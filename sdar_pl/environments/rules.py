@@ -119,10 +119,8 @@ class Play(Session):
                 thing = things[o]
                 if thing.toggleable:  # even in a closed receptacle
                     commands.append(f"use {thing.name}")
-                if accessible:
-                    commands.append(f"examine {thing.name}")
-                    if thing.pickupable and held == _NOBODY:
-                        commands.append(f"take {thing.name} from {name}")
+                if accessible and thing.pickupable and held == _NOBODY:
+                    commands.append(f"take {thing.name} from {name}")
             if held != _NOBODY:
                 thing = things[held]
                 if accessible and (receptacle.type, thing.type) in self.game.can_contain:
@@ -135,7 +133,7 @@ class Play(Session):
                     commands.append(f"cool {thing.name} with {name}")
         if held != _NOBODY:
             knife = things[held]
-            commands.append(f"examine {knife.name}")
+            commands.append(f"examine {knife.name}")  # only what is held can be examined
             if knife.type in _KNIVES:  # cuts whatever is within reach, even in a closed receptacle
                 sliceable = (things[o] for o in self._reach.get(self._here, ()) if things[o].sliceable)
                 commands.extend(f"slice {thing.name} with {knife.name}" for thing in sliceable)
