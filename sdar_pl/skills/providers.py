@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 from sdar_pl.skills.library import SkillLibrary
 from sdar_pl.skills.retrievers import ByKind, Retriever
@@ -20,6 +21,16 @@ class ContextProvider(ABC):
     @abstractmethod
     def provide(self, task: Task) -> str:
         """The privileged context in words; empty where there is none."""
+
+    def update(self, task: Task, success: bool) -> None:  # noqa: B027 - most do not learn
+        """Hear how one episode of a task ended whose context was provided last."""
+
+    def state_dict(self) -> dict[str, Any]:
+        """What has been learnt, as plain data for a checkpoint."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have no state
+        """Take back what ``state_dict`` gave."""
 
 
 class NoContext(ContextProvider):
@@ -42,9 +53,20 @@ class SkillContext(ContextProvider):
     ) -> None:
         self.library = SkillLibrary.load(folder) if folder else SkillLibrary.builtin(library)
         self.retriever = retriever or ByKind()
+        self._given: dict[str, list[Skill]] = {}  # task id → what it was given last
 
     def provide(self, task: Task) -> str:
-        return render(self.retriever.retrieve(task, self.library))
+        self._given[task.id] = self.retriever.retrieve(task, self.library)
+        return render(self._given[task.id])
+
+    def update(self, task: Task, success: bool) -> None:
+        self.retriever.update(task, self._given.get(task.id, ()), success)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.retriever.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.retriever.load_state_dict(state)
 
 
 def render(skills: Sequence[Skill]) -> str:
