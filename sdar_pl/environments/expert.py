@@ -77,6 +77,7 @@ class Expert:
     def __init__(self, task_text: str, rng: random.Random | None = None) -> None:
         self.aim = Aim.parse(task_text)
         self.rng = rng or random.Random(0)
+        self.last = ""  # the command given last
         self.here = ""
         self.held = ""
         self.target = ""  # the receptacle chosen for the first object, kept for the second
@@ -89,7 +90,8 @@ class Expert:
     def act(self, observation: Observation) -> str:
         """The next command, given what the last one led to (at first: the opening observation)."""
         self._observe(observation.text)
-        return self._decide()
+        self.last = self._decide()
+        return self.last
 
     def _observe(self, text: str) -> None:
         if not self.luck and (room := re.search(r"you see (.*?)\.(?:\s|$)", text, re.DOTALL)):
@@ -97,6 +99,8 @@ class Expert:
             return
         if found := re.search(r"You arrive at (\w+ \d+)\.", text):
             self.here = found[1]
+        elif text == "Nothing happens." and self.last.startswith("go to "):
+            self.here = self.last.removeprefix("go to ")  # in real games some receptacles are reached together
         if found := re.search(r"The (\w+ \d+) is closed\.", text):
             self.closed.add(found[1])
         for receptacle, listed in _CONTENTS.findall(text):
@@ -155,6 +159,8 @@ class Expert:
     def _search(self, noun: str) -> str:
         if self.here in self.closed - self.searched:
             return f"open {self.here}"
+        if self.here and self.here not in self.searched:
+            return f"examine {self.here}"
         left = [name for name in self.luck if name not in self.searched and name != self.here]
         if not left:
             self.searched.clear()  # overlooked something: once more from the start
