@@ -113,7 +113,7 @@ def test_group_statistics_count_each_episode_once() -> None:
 def test_equal_rewards_give_exactly_nothing() -> None:
     rewards, groups = torch.full((8,), 0.1), torch.zeros(8).long()
     for scale in ("std", "none", "leave-one-out"):
-        got = F.group_advantages(rewards, groups, torch.arange(8), scale=scale)  # type: ignore[arg-type]
+        got = F.group_advantages(rewards, groups, torch.arange(8), scale=scale)
         assert got.abs().max() < 1e-9
 
 
@@ -163,7 +163,7 @@ def test_masked_places_leak_nothing(bad: float) -> None:
             F.clipped_policy_loss(s, o, a, mask),
             F.gspo_loss(s, o, advantages, mask, clip_low=0.1, clip_high=0.1),
             F.skill_sd_loss(s, t, o, mask),
-            *(F.reference_kl(s, o, mask, estimator=k) for k in ("k1", "k2", "k3")),  # type: ignore[arg-type]
+            *(F.reference_kl(s, o, mask, estimator=k) for k in ("k1", "k2", "k3")),
         ]
         return values + [torch.autograd.grad(v, s)[0] for v in values]
 
@@ -184,7 +184,7 @@ def test_only_the_student_learns() -> None:
 def test_an_empty_batch_is_nothing() -> None:
     student = torch.zeros(2, 3, requires_grad=True)
     for how in ("token-mean", "seq-mean-token-mean", "seq-mean-token-sum"):
-        assert F.aggregate(student, torch.zeros(2, 3), how).item() == 0.0  # type: ignore[arg-type]
+        assert F.aggregate(student, torch.zeros(2, 3), how).item() == 0.0
 
 
 def test_unknown_names_are_refused() -> None:

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
+import torch
 from torch import Tensor
 
 from sdar_pl.errors import UserError
-from sdar_pl.objectives.functional import Scale, Unit, group_advantages
+from sdar_pl.objectives.functional import STD_EPSILON, Scale, Unit, group_advantages
 
 
 class Advantage:
-    """Base: ``advantage(rewards, groups, episodes)``, all [N], gives the rows' advantages [N]."""
+    """Base: ``advantage(rewards, groups, episodes)``, all [N], gives the rows' advantages [N].
+
+    ``needs_anchors``: it also wants ``anchors`` and ``step_rewards`` [N] by name (gigpo.py), from windowed history.
+    """
+
+    needs_anchors: bool = False
 
     def __call__(self, rewards: Tensor, groups: Tensor, episodes: Tensor) -> Tensor:
         raise NotImplementedError
@@ -34,3 +42,33 @@ class GroupAdvantage(Advantage):
     def validate(self, group_size: int) -> None:
         if group_size < 2:
             raise UserError(f"group_size: {group_size} leaves nothing to compare an episode with; give at least 2")
+
+
+class BatchAdvantage(Advantage):
+    """REINFORCE++ (2501.03262): rewards standardised over the whole batch and not within a group.
+
+    ``baseline`` group first takes off the group's mean ("REINFORCE++ with baseline", for groups of several episodes);
+    none is the original for one episode a task. Each episode counts once (``unit`` episode) or each row. The batch is
+    what one rank rolled out.
+    """
+
+    def __init__(self, baseline: Literal["group", "none"] = "group", unit: Unit = "episode") -> None:
+        if baseline not in ("group", "none"):
+            raise UserError(f"advantage.baseline: {baseline!r} is unknown; use group or none")
+        self.baseline = baseline
+        self.unit: Unit = unit
+
+    def __call__(self, rewards: Tensor, groups: Tensor, episodes: Tensor) -> Tensor:
+        values = rewards.double()
+        if self.baseline == "group":
+            values = group_advantages(values, groups, episodes, unit=self.unit, scale="none")
+        samples = values
+        if self.unit == "episode":
+            numbers = episodes.tolist()
+            samples = values[[numbers.index(number) for number in dict.fromkeys(numbers)]]
+        deviation = samples.std() if len(samples) > 1 else torch.ones(())
+        return ((values - samples.mean()) / (deviation + STD_EPSILON)).to(rewards.dtype)
+
+    def validate(self, group_size: int) -> None:
+        if self.baseline == "group" and group_size < 2:
+            raise UserError(f"group_size: {group_size} leaves no baseline; give at least 2 or set baseline to none")

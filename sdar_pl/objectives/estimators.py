@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdar_pl.objectives.checks import within
-from sdar_pl.objectives.functional import fill_masked, kl_terms, skill_sd_terms
+from sdar_pl.objectives.functional import fill_masked, k3, skill_sd_terms
 from sdar_pl.objectives.inputs import LossInputs
 
 
@@ -53,4 +53,4 @@ class K3(Estimator):
         assert inputs.teacher is not None
         if self.importance:
             return weight * skill_sd_terms(inputs.student, inputs.teacher, inputs.behaviour, inputs.mask)
-        return weight * kl_terms(inputs.student, inputs.teacher, inputs.mask)
+        return weight * k3(fill_masked(inputs.student - inputs.teacher.detach(), inputs.mask))

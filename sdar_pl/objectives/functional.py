@@ -103,18 +103,19 @@ def clipped_policy_terms(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
-    dual_clip: float = 3.0,
+    dual_clip: float | None = 3.0,
 ) -> tuple[Tensor, Tensor]:
     """PPO's clipped surrogate (1707.06347) with dual clip (1912.09729): terms [B, R] and where the clip acts [B, R].
 
-    max(−Aρ, −A·clip(ρ, 1−low, 1+high)), and where A < 0 at most −A·dual_clip.
+    max(−Aρ, −A·clip(ρ, 1−low, 1+high)), and where A < 0 at most −A·dual_clip (None: no limit).
     """
     ratio = log_ratio(student, old, mask).exp()
     advantages = per_token(advantages, mask)
     plain = -advantages * ratio
     clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
     terms = torch.maximum(plain, clipped)
-    terms = torch.where(advantages < 0, torch.minimum(terms, -advantages * dual_clip), terms)
+    if dual_clip is not None:
+        terms = torch.where(advantages < 0, torch.minimum(terms, -advantages * dual_clip), terms)
     return terms, (clipped > plain).to(terms.dtype)
 
 
@@ -126,7 +127,7 @@ def clipped_policy_loss(
     *,
     clip_low: float = 0.2,
     clip_high: float = 0.2,
-    dual_clip: float = 3.0,
+    dual_clip: float | None = 3.0,
     aggregation: Aggregation = "token-mean",
     total: float | Tensor | None = None,
 ) -> Tensor:
@@ -169,6 +170,12 @@ def gspo_loss(
     return aggregate(terms, mask, "seq-mean-token-mean", total=total)
 
 
+def k3(ell: Tensor) -> Tensor:
+    """exp(−ℓ) − 1 + ℓ ≥ 0 for log-ratios ℓ of any shape, with −ℓ clamped at ±20."""
+    inverse = (-ell).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return inverse.exp() - 1 - inverse
+
+
 def kl_terms(student: Tensor, reference: Tensor, mask: Tensor, *, estimator: KLEstimator = "k3") -> Tensor:
     """Sampled estimates [B, R] of KL(π_θ ‖ π_ref), with ℓ = log π_θ − log π_ref (Schulman 2020, "Approximating KL").
 
@@ -180,8 +187,7 @@ def kl_terms(student: Tensor, reference: Tensor, mask: Tensor, *, estimator: KLE
     if estimator == "k2":
         return ell.square() / 2
     if estimator == "k3":
-        inverse = (-ell).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-        return (inverse.exp() - 1 - inverse).clamp(-10.0, 10.0)
+        return k3(ell).clamp(-10.0, 10.0)
     raise UserError(f"reference_estimator: {estimator!r} is unknown; use k1, k2 or k3")
 
 
@@ -204,10 +210,8 @@ def skill_sd_terms(student: Tensor, teacher: Tensor, old: Tensor, mask: Tensor) 
     On-policy the expected gradient is E[ℓ·∇log π_θ]: exactly that of the reverse KL(π_θ ‖ π_T).
     −ℓ is clamped at ±20, log ρ at ±10.
     """
-    ell = fill_masked(student - teacher.detach(), mask)
-    inverse = (-ell).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
     ratio = fill_masked(student - old.detach(), mask).clamp(-10.0, 10.0).exp()
-    return ratio * (inverse.exp() - 1 - inverse)
+    return ratio * k3(fill_masked(student - teacher.detach(), mask))
 
 
 def skill_sd_loss(

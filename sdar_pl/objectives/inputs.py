@@ -18,7 +18,8 @@ class LossInputs:
     ``advantages`` are already broadcast over each row's tokens. ``turns`` numbers the turn of each token from 0.
     ``total_tokens`` and ``total_rows`` are those of the whole optimizer step (None: this micro-batch is the step).
     ``step`` is the optimizer iteration that schedules read. ``episodes`` and ``groups`` say to which episode and
-    group a row belongs (None: every row is its own): shapers that look across rows need them.
+    group a row belongs: shapers that look across rows need them. ``shaped`` says that ``advantages`` already went
+    through Objective.shape.
     """
 
     student: Tensor  # [B, R]
@@ -34,6 +35,7 @@ class LossInputs:
     step: int = 0
     episodes: Tensor | None = None  # [B], long
     groups: Tensor | None = None  # [B], long
+    shaped: bool = False
 
     @property
     def behaviour(self) -> Tensor:
@@ -45,6 +47,12 @@ class LossInputs:
         """Δ = log π_T − log π_θ with the current student, [B, R], detached, 0 where masked. Needs ``teacher``."""
         assert self.teacher is not None
         return fill_masked(self.teacher.detach() - self.student.detach(), self.mask)
+
+    @property
+    def behaviour_gap(self) -> Tensor:
+        """Δ under the weights that sampled the rows: it does not drift within an iteration. Otherwise as ``gap``."""
+        assert self.teacher is not None
+        return fill_masked(self.teacher.detach() - self.behaviour, self.mask)
 
 
 @dataclass(frozen=True)

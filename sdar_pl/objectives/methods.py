@@ -35,7 +35,7 @@ class GRPO(Objective):
         self,
         clip_low: float = 0.2,
         clip_high: float = 0.2,
-        dual_clip: float = 3.0,
+        dual_clip: float | None = 3.0,
         reference_coefficient: float = 0.0,
         entropy_coefficient: float = 0.0,
         aggregation: Aggregation = "token-mean",
@@ -64,7 +64,7 @@ class SDAR(Objective):
         schedule: Schedule = Constant(),  # noqa: B008 – immutable
         clip_low: float = 0.2,
         clip_high: float = 0.2,
-        dual_clip: float = 3.0,
+        dual_clip: float | None = 3.0,
         reference_coefficient: float = 0.0,
         entropy_coefficient: float = 0.0,
         aggregation: Aggregation = "token-mean",

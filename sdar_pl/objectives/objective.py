@@ -24,7 +24,9 @@ from sdar_pl.objectives.shapers import AdvantageShaper
 class Objective:
     """One loss for one micro-batch; the sum over a step's micro-batches is the step's loss, however it is split.
 
-    ``policy_loss`` None leaves out the policy term (OPSD). Raises UserError for senseless numbers.
+    ``policy_loss`` None leaves out the policy term (OPSD). ``length_norm`` divides the token sums of
+    seq-mean-token-sum by a constant (Dr. GRPO, 2503.20783: the generation limit). Raises UserError for senseless
+    numbers.
     """
 
     def __init__(
@@ -36,6 +38,7 @@ class Objective:
         reference_estimator: KLEstimator = "k3",
         entropy_coefficient: float = 0.0,
         aggregation: Aggregation = "token-mean",
+        length_norm: float = 1.0,
     ) -> None:
         self.policy_loss = policy_loss
         self.distillation = distillation
@@ -44,6 +47,7 @@ class Objective:
         self.reference_estimator: KLEstimator = reference_estimator
         self.entropy_coefficient = within("entropy_coefficient", entropy_coefficient)
         self.aggregation: Aggregation = aggregation
+        self.length_norm = within("length_norm", length_norm, 1.0)
 
     @property
     def needs_teacher(self) -> bool:
@@ -59,6 +63,17 @@ class Objective:
         gate = self.distillation.gate if self.distillation else None
         return self.entropy_coefficient > 0 or (gate is not None and gate.needs_entropy)
 
+    @property
+    def shapes_iteration(self) -> bool:
+        """Whether ``shape`` must see all rows of an iteration at once (and with their old log-probs)."""
+        return self.shaper is not None and self.shaper.across_rows
+
+    def shape(self, inputs: LossInputs) -> Tensor:
+        """Token advantages [B, R] after the shaper, detached; unchanged without a shaper or a teacher."""
+        if self.shaper is None or inputs.teacher is None:
+            return inputs.advantages
+        return self.shaper(inputs).detach()
+
     def validate(self, *, context: bool = True) -> None:
         """Raises UserError for a combination that makes no sense. ``context``: is there a privileged context?"""
         distils = self.distillation is not None and self.distillation.coefficient > 0
@@ -73,6 +88,10 @@ class Objective:
                 "objective: the teacher has no privileged context; set data.context or use an objective "
                 "without teacher, such as sdar_pl.objectives.GRPO"
             )
+        if self.length_norm != 1 and self.aggregation != "seq-mean-token-sum":
+            raise UserError(
+                "objective.length_norm: only seq-mean-token-sum uses it; set aggregation to that or drop it"
+            )
         wanted = self.policy_loss.aggregation if self.policy_loss else None
         if wanted is not None and self.aggregation != wanted:
             raise UserError(
@@ -86,7 +105,7 @@ class Objective:
         mask = inputs.mask
 
         def mean(values: Tensor) -> Tensor:
-            return aggregate(values, mask, self.aggregation, total=total)
+            return aggregate(values, mask, self.aggregation, total=total) / self.length_norm
 
         terms: dict[str, Tensor] = {}
         tokens = {"approx_kl": fill_masked(inputs.behaviour - inputs.student.detach(), mask)}
@@ -94,8 +113,10 @@ class Objective:
 
         if inputs.teacher is not None:
             tokens["gap"] = inputs.gap
-        if self.shaper is not None and inputs.teacher is not None:
-            shaped = self.shaper(inputs).detach()
+        if self.shaper is not None and inputs.teacher is not None and not inputs.shaped:
+            if self.shaper.across_rows:
+                raise UserError("objective.shaper: it looks across rows; call shape() on the whole iteration first")
+            shaped = self.shape(inputs)
             tokens["weight"] = fill_masked(shaped - inputs.advantages, mask)
             inputs = replace(inputs, advantages=shaped)
 
@@ -103,15 +124,13 @@ class Objective:
             values, tokens["clipped"] = self.policy_loss(inputs)
             terms["loss/policy"] = mean(values)
             parts.append(terms["loss/policy"])
-        if self.reference_coefficient > 0:
-            if inputs.reference is None:
-                raise UserError("reference_coefficient: above 0, but no reference log-probs were given; set it to 0")
+        if self.reference_coefficient > 0 and given("reference_coefficient", inputs.reference, mask):
+            assert inputs.reference is not None
             values = kl_terms(inputs.student, inputs.reference, mask, estimator=self.reference_estimator)
             terms["loss/reference_kl"] = mean(values)
             parts.append(self.reference_coefficient * terms["loss/reference_kl"])
-        if self.entropy_coefficient > 0:
-            if inputs.entropy is None:
-                raise UserError("entropy_coefficient: above 0, but no token entropies were given; set it to 0")
+        if self.entropy_coefficient > 0 and given("entropy_coefficient", inputs.entropy, mask):
+            assert inputs.entropy is not None
             terms["loss/entropy"] = mean(inputs.entropy)
             parts.append(-self.entropy_coefficient * terms["loss/entropy"])
         if self.distillation is not None and inputs.teacher is not None:
@@ -127,3 +146,10 @@ class Objective:
         loss = sum(parts[1:], parts[0]) if parts else 0.0 * fill_masked(inputs.student, mask).sum()
         terms["loss/total"] = loss
         return LossOutputs(loss, {name: value.detach() for name, value in terms.items()}, tokens)
+
+
+def given(name: str, values: Tensor | None, mask: Tensor) -> bool:
+    """Whether ``values`` are there; raises UserError if real tokens lack them (a blank micro-batch may)."""
+    if values is None and bool(mask.any()):
+        raise UserError(f"{name}: above 0, but the log-probs or entropies it needs were not given; set it to 0")
+    return values is not None

@@ -11,7 +11,13 @@ from sdar_pl.objectives.schedules import Linear, Schedule
 
 
 class AdvantageShaper:
-    """Base: ``shaper(inputs)`` gives the token advantages [B, R], detached. It is called only with a teacher."""
+    """Base: ``shaper(inputs)`` gives the token advantages [B, R], detached. It is called only with a teacher.
+
+    ``across_rows``: it compares rows of an episode or a group, which micro-batches split. The trainer then calls
+    Objective.shape once an iteration on all rows (with ``old`` log-probs, ``episodes`` and ``groups``).
+    """
+
+    across_rows: bool = False
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         raise NotImplementedError
