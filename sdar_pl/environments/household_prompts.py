@@ -49,7 +49,7 @@ class HouseholdPrompts(Environment):
     ``show_admissible``: list the admissible commands with every observation.
     """
 
-    kinds = KINDS
+    kinds: tuple[str, ...] = KINDS
 
     def __init__(self, *, think: bool = True, show_admissible: bool = True) -> None:
         self.think = think

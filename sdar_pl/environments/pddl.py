@@ -74,7 +74,7 @@ def parse_game(data: object, id: str) -> Game:
         things=_things(facts, names),
         can_contain=frozenset((_bare(r), _bare(o)) for r, o in _of(facts, "cancontain", 2)),
         walkthrough=tuple(data.get("walkthrough") or ()),
-        start=next((fact[-1] for fact in facts["atlocation"]), ""),
+        start=next((location for _, location in _of(facts, "atlocation", 2)), ""),
     )
 
 
@@ -108,7 +108,7 @@ def _sections(problem: str) -> dict[str, Expression]:
 
 
 def _facts(init: Expression) -> Facts:
-    """Facts by predicate. Predicates are lower case, as in PDDL; so are the names of things."""
+    """Facts by predicate. Only predicates are made lower case: names and types keep their spelling."""
     facts: Facts = defaultdict(list)
     for fact in init:
         predicate = str(fact[0]).lower() if isinstance(fact, list) and fact else str(fact)
@@ -122,7 +122,7 @@ def _facts(init: Expression) -> Facts:
 def _of(facts: Facts, predicate: str, arguments: int) -> Iterator[tuple[str, ...]]:
     for fact in facts[predicate]:
         if len(fact) != arguments:
-            raise UserError(f"'{predicate}' takes {arguments} names in :init, not {len(fact)}")
+            raise UserError(f"'{predicate}' takes {arguments} names, not {len(fact)}")
         yield fact
 
 
@@ -200,10 +200,10 @@ def _goal(goal: Expression) -> Goal:
     types = {object: _bare(type) for object, type in _of(facts, "objecttype", 2)}
     receptacles = {receptacle: _bare(type) for receptacle, type in _of(facts, "receptacletype", 2)}
     states = [state for state in ("clean", "hot", "cool") if facts[f"is{state}"]]
-    if facts["istoggled"] and facts["holds"]:
-        lamp, held = facts["istoggled"][0][0], facts["holds"][0][-1]
-        if lamp in types and held in types:
-            return Goal("look_at_obj_in_light", types[held], lamp=types[lamp])
+    lamps = {types.get(lamp, "") for (lamp,) in _of(facts, "istoggled", 1)}
+    held = {types.get(object, "") for _, object in _of(facts, "holds", 2)}
+    if len(lamps) == len(held) == 1 and "" not in lamps | held:
+        return Goal("look_at_obj_in_light", held.pop(), lamp=lamps.pop())
     placed = set(_of(facts, "inreceptacle", 2))
     objects = {types.get(object, "") for object, _ in placed}
     places = {receptacles.get(receptacle, "") for _, receptacle in placed}
