@@ -57,7 +57,7 @@ class Worker:
             stdin.flush()
             ready, _, _ = select.select([stdout], [], [], TIMEOUT)
             line = stdout.readline() if ready else ""
-        except OSError as error:
+        except (OSError, ValueError) as error:  # a broken or closed pipe
             self.kill()
             raise WorkerError(f"the textworld worker has gone: {error}") from error
         if not line.endswith("\n"):
