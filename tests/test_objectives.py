@@ -182,6 +182,9 @@ def test_lambda_zero_is_grpo_and_still_reports() -> None:
     assert {"gap", "gate"} <= set(out.tokens)
     assert out.tokens["weight"].abs().max() == 0
     assert out.terms["loss/distill"] != 0
+    assert inputs.teacher is not None
+    broken = replace(inputs, teacher=torch.full_like(inputs.teacher, -torch.inf))  # 0 · ∞ would not be 0
+    assert_same_bits(O.SDAR(coefficient=0.0), O.GRPO(), broken)
 
 
 def test_shapers_that_do_nothing_are_grpo() -> None:
@@ -400,6 +403,10 @@ def test_cispo_never_drops_a_token() -> None:
     assert (grad(O.Objective(O.CISPOLoss(clip_high=0.2)), far)[real] != 0).all()
     got = grad(O.Objective(O.CISPOLoss(clip_high=0.2)), far)
     torch.testing.assert_close(got, -1.2 * inputs.advantages * inputs.mask / inputs.mask.sum())
+    assert inputs.old is not None
+    ratio = (inputs.student - inputs.old).exp().detach()  # the ratio is a weight: no gradient of its own
+    got = grad(O.Objective(O.CISPOLoss(clip_high=100)), inputs)
+    torch.testing.assert_close(got, -ratio * inputs.advantages * inputs.mask / inputs.mask.sum())
     assert (grad(O.GRPO(dual_clip=None), far)[real & (inputs.advantages > 0)] == 0).all()
     assert O.Objective(O.CISPOLoss(clip_high=0.2))(far).tokens["clipped"][real].eq(1).all()
 
@@ -420,6 +427,7 @@ def test_batch_advantage_standardises_the_batch() -> None:
     torch.testing.assert_close(got[[0, 3]], torch.tensor([got[1], -got[4]]))
     plain = O.BatchAdvantage("none")(rewards, groups, episodes)
     assert plain[2] < plain[0] < plain[3] < plain[4]
+    assert plain[[0, 2, 3, 4]].mean().abs() < 1e-6
 
 
 def test_gigpo_adds_a_step_to_the_episode() -> None:
@@ -525,6 +533,12 @@ def test_agent_opsd_moves_credit_between_turns() -> None:
     )
     whole, apart = shaped(O.AgentOPSDShaper(), one), shaped(O.AgentOPSDShaper(), split)
     torch.testing.assert_close(apart.sum(0), whole[0])
+    # By hand: the belief adds up over the turns.
+    belief = torch.sigmoid(turn_sums(one.behaviour_gap, one)[0].cumsum(0))
+    rise = belief.diff(prepend=torch.tensor([0.5], dtype=DOUBLE))
+    z = (rise - rise.mean()) / rise.std(correction=0)
+    by_hand = one.advantages[0] * (1 + 0.5 * 0.2 * one.advantages[0].sign() * z[one.turns[0]])
+    torch.testing.assert_close(whole[0], by_hand)
     # The turn that raised the belief most gains in a good episode and loses in a bad one.
     assert one.old is not None
     good = replace(one, advantages=torch.ones_like(one.mask), teacher=one.old + (one.turns == 1))
@@ -540,6 +554,15 @@ def test_grsd_keeps_the_sign_and_compares_in_the_group() -> None:
     assert (got.abs() >= 0.1 * inputs.advantages.abs() - 1e-12)[real].all()
     firsts = (got / inputs.advantages)[:, 0]  # one value a turn
     assert torch.equal(got[0, :4] / inputs.advantages[0, :4], firsts[0].expand(4))
+    # By hand, for the second group's rows 4 (turns of 4 and 2 tokens) and 5 (two turns of 4), good and bad.
+    for flipped in (1, -1):
+        now = replace(inputs, advantages=flipped * inputs.advantages)
+        counts = turn_sums(torch.ones_like(now.mask), now)[4:]
+        mean = turn_sums(now.behaviour_gap, now)[4:] / counts.clamp(min=1)
+        raw = torch.expm1(now.advantages[4:, :1].sign() * mean)
+        factor = (1 + 0.5 * raw / raw[counts > 0].abs().mean()).clamp(min=0.1)
+        by_hand = now.advantages[4:] * factor.gather(1, now.turns[4:]) * now.mask[4:]
+        torch.testing.assert_close(shaped(O.GRSDShaper(), now)[4:], by_hand)
     # Groups do not look at each other, and nobody cares for the order of rows.
     alone = shaped(O.GRSDShaper(), part(inputs, slice(0, 4)))
     torch.testing.assert_close(alone, got[:4])
