@@ -109,7 +109,7 @@ class Imitation(IterableDataset[list[tuple[list[int], list[float]]]]):
         splits = {name: game.tasks("train") for name, game in games.items()}
         for step in range(self.steps):
             # Curriculum: short games first; the last third is the mix that the quickstart plays.
-            share_small = 0.0 if step < self.steps // 3 else 0.15
+            share_small = 0.0 if step < self.steps // 3 else 0.1
             yield [self._example(rng, prompter, skills, games, splits, share_small) for _ in range(self.size)]
 
     def _example(self, rng, prompter, skills, games, splits, share_small):  # type: ignore[no-untyped-def]
@@ -128,7 +128,7 @@ class Imitation(IterableDataset[list[tuple[list[int], list[float]]]]):
         episode.student_context = context
         row = self._row(household, episode, prompter)
         # What the novice did before the expert took over is context, not an example.
-        weights = [0.1] * len(row.tokens)
+        weights = [0.3] * len(row.tokens)
         for position, turn in zip(row.positions, row.turns, strict=True):
             weights[position] = 1.0 if expert_from == TURNS or turn >= expert_from else 0.0
         return row.tokens, weights
@@ -146,7 +146,7 @@ class Imitation(IterableDataset[list[tuple[list[int], list[float]]]]):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2500)
-    parser.add_argument("--batch", type=int, default=32)
+    parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=3e-3)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
@@ -177,15 +177,18 @@ def main() -> None:
     )
     model = Qwen2ForCausalLM(config)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}")
-    decay = [p for p in model.parameters() if p.ndim > 1]
-    rest = [p for p in model.parameters() if p.ndim <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=args.lr, betas=(0.9, 0.98)
-    )
-    warm = 100
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda s: min((s + 1) / warm, 0.02 + 0.98 * (1 - s / args.steps))
-    )
+    # Muon for the matrices (copying appears in about half the steps that AdamW needs), AdamW for the rest.
+    matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]
+    rest = [p for name, p in model.named_parameters() if p.ndim != 2 or "embed" in name]
+    optimizers = [
+        torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=args.lr, betas=(0.9, 0.98), weight_decay=0.0),
+    ]
+
+    def rate(step: int) -> float:
+        return min((step + 1) / 100, 0.02 + 0.98 * (1 - step / args.steps))
+
+    schedules = [torch.optim.lr_scheduler.LambdaLR(optimizer, rate) for optimizer in optimizers]
     data = DataLoader(Imitation(tokenizer, args.batch, args.steps, args.seed), batch_size=None, num_workers=1)
     history = []
     for step, examples in enumerate(data):
@@ -204,9 +207,10 @@ def main() -> None:
             ((losses * weights).sum() / total).backward()
             loss_on_responses += (losses.detach() * (weights == 1)).sum().item() / acted
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        schedule.step()
-        optimizer.zero_grad()
+        for optimizer, schedule in zip(optimizers, schedules, strict=True):
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
         history.append(loss_on_responses)
         if (step + 1) % args.report == 0:
             recent = sum(history[-args.report :]) / args.report

@@ -34,6 +34,7 @@ class Row:
     teacher_tokens: list[int] = field(default_factory=list)
     teacher_positions: list[int] = field(default_factory=list)
     advantage: float = 0.0
+    shaped: list[float] | None = None  # token advantages, where the objective shapes a whole iteration at once
     old: list[float] | None = None
     teacher: list[float] | None = None
     reference: list[float] | None = None
@@ -54,7 +55,8 @@ class Batch:
     mask: Tensor  # [B, R] float, 1 at response tokens
     turns: Tensor  # [B, R] long
     episodes: Tensor  # [B] long
-    advantages: Tensor  # [B] float
+    groups: Tensor  # [B] long
+    advantages: Tensor  # [B, R] float
     engine: Tensor  # [B, R] float: the engine's log-probs
     old: Tensor | None = None  # [B, R]
     teacher: Tensor | None = None  # [B, R]
@@ -118,7 +120,8 @@ def collate(rows: Sequence[Row], pad: int = 0) -> Batch:
         mask=wide(lambda row: [1.0] * len(row.positions), responses, 0.0, torch.float32),
         turns=wide(lambda row: row.turns, responses, 0, torch.long),
         episodes=torch.tensor([row.episode for row in rows], dtype=torch.long),
-        advantages=torch.tensor([row.advantage for row in rows], dtype=torch.float32),
+        groups=torch.tensor([row.group for row in rows], dtype=torch.long),
+        advantages=wide(lambda row: row.shaped or [row.advantage] * len(row.positions), responses, 0.0, torch.float32),
         engine=wide(lambda row: row.engine, responses, 0.0, torch.float32),
         old=scores("old"),
         teacher=scores("teacher"),

@@ -24,7 +24,7 @@ from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import Play, Seat, play
-from sdar_pl.scoring import score, set_advantages
+from sdar_pl.scoring import score, set_advantages, shape_iteration
 from sdar_pl.skills.providers import ContextProvider, NoContext
 from sdar_pl.types import Episode, Task
 
@@ -128,6 +128,8 @@ class RolloutDataModule(L.LightningDataModule):
             )
         self.prompter.bind(policy.tokenizer)
         self.trainer.lightning_module.objective.validate(context=not isinstance(self.context, NoContext))
+        if self.advantage.needs_anchors and self.prompter.history != "windowed":
+            raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
         if stage == "fit":
             self.environment.tasks(self.splits["train"])
         self.panel("test" if stage in ("test", "predict") else "validate")
@@ -175,9 +177,13 @@ class RolloutDataModule(L.LightningDataModule):
             budget=self.micro_batch_tokens,
             temperature=self.sampling.temperature,
             teacher=objective.needs_teacher,
-            old=self.steps_per_iteration > 1,
+            old=self.steps_per_iteration > 1 or objective.shapes_iteration,
             reference=objective.needs_reference,
         )
+        if objective.shapes_iteration:
+            shape_iteration(objective, rows, epoch)
+        for episode in episodes:
+            self.context.update(episode.task, episode.success)
         batches, accumulate = self._batches(rows, epoch)
         return Iteration(
             epoch,
@@ -294,5 +300,4 @@ def task_order(total: int, epoch: int, count: int, seed: int) -> list[int]:
 def blank_row(like: Row | None) -> Row:
     """A row without response tokens: fills a rank's last micro-batches so that all ranks have as many."""
     scores = {name: None if like is None or getattr(like, name) is None else [0.0] for name in ("old", "teacher", "reference")}
-    row = Row(0, 0, [0, 0], [], [], [])
-    return replace(row, **scores)  # type: ignore[arg-type]
+    return replace(Row(0, 0, [0, 0], [], [], []), **scores)  # type: ignore[arg-type]

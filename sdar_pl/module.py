@@ -99,6 +99,8 @@ class SDARModule(L.LightningModule):
                 total_rows=batch.total_rows,
                 step=self.trainer.current_epoch,
                 episodes=batch.episodes,
+                groups=batch.groups,
+                shaped=self.objective.shapes_iteration,
             )
         )
         micro_batches = self.trainer.accumulate_grad_batches
@@ -118,11 +120,10 @@ class SDARModule(L.LightningModule):
         return {"loss": outputs.loss * micro_batches, "tokens": outputs.tokens}
 
     def _advantages(self, batch: Batch, behaviour: Tensor) -> Tensor:
-        advantages = batch.advantages[:, None].expand_as(batch.mask)
         if self.importance_cap is None:
-            return advantages
+            return batch.advantages
         ratio = ((behaviour - batch.engine) * batch.mask).exp().clamp(max=self.importance_cap)
-        return advantages * ratio
+        return batch.advantages * ratio
 
     def on_train_epoch_start(self) -> None:
         last = self.trainer.max_epochs is not None and self.trainer.current_epoch + 1 == self.trainer.max_epochs

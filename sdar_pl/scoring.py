@@ -12,9 +12,10 @@ from collections.abc import Sequence
 from contextlib import AbstractContextManager
 
 import torch
+from torch import Tensor
 
 from sdar_pl.batch import Row, collate, pack
-from sdar_pl.objectives.advantages import Advantage
+from sdar_pl.objectives import Advantage, LossInputs, Objective
 from sdar_pl.policy import Policy
 from sdar_pl.types import Episode
 
@@ -24,8 +25,42 @@ def set_advantages(rows: Sequence[Row], episodes: Sequence[Episode], advantage: 
     rewards = torch.tensor([episodes[row.episode].reward for row in rows], dtype=torch.float64)
     groups = torch.tensor([row.group for row in rows])
     numbers = torch.tensor([row.episode for row in rows])
-    for row, value in zip(rows, advantage(rewards, groups, numbers).tolist(), strict=True):
+    extra = step_anchors(rows, episodes) if advantage.needs_anchors else {}
+    for row, value in zip(rows, advantage(rewards, groups, numbers, **extra).tolist(), strict=True):
         row.advantage = value
+
+
+def step_anchors(rows: Sequence[Row], episodes: Sequence[Episode]) -> dict[str, Tensor]:
+    """For step-level advantages: a number for the state each row's turn started from, and the turn's own reward."""
+    seen: dict[tuple[int, str], int] = {}
+    anchors, rewards = [], []
+    for row in rows:
+        episode, number = episodes[row.episode], row.turns[0]
+        before = episode.turns[number - 1].observation if number else episode.first
+        anchors.append(seen.setdefault((row.group, before.text), len(seen)))
+        rewards.append(episode.turns[number].reward)
+    return {"anchors": torch.tensor(anchors), "step_rewards": torch.tensor(rewards, dtype=torch.float64)}
+
+
+def shape_iteration(objective: Objective, rows: Sequence[Row], step: int) -> None:
+    """Token advantages that depend on several rows of an iteration (AgentOPSD, GRSD), from their old log-probs."""
+    batch = collate(rows)
+    assert batch.old is not None
+    shaped = objective.shape(
+        LossInputs(
+            student=batch.old,
+            old=batch.old,
+            teacher=batch.teacher,
+            mask=batch.mask,
+            advantages=batch.advantages,
+            turns=batch.turns,
+            episodes=batch.episodes,
+            groups=batch.groups,
+            step=step,
+        )
+    )
+    for row, values in zip(rows, shaped.tolist(), strict=True):
+        row.shaped = values[: len(row.positions)]
 
 
 @torch.no_grad()

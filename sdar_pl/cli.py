@@ -1,0 +1,225 @@
+"""``python -m sdar_pl {fit,validate,test,predict} --config file.yaml``: LightningCLI with a run folder and plain errors.
+
+The configuration's keys are the constructors' own arguments (``--help`` and ``--print_config`` show them). A run writes
+below ``<trainer.default_root_dir>/<run>``: metrics.csv, TensorBoard events, config.yaml, episodes.jsonl, checkpoints/,
+adapter/. What is wrong in a user's input is said in one line, with exit status 2.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+import os
+import re
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+#: read by the ranks that Lightning starts, so that they write where the first one does
+RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
+#: used in addition to those that the configuration names; by name, for nothing here imports callbacks
+CALLBACKS = ("GateStats", "EpisodeLog", "Throughput", "Progress", "Summary")
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 150,
+    "check_val_every_n_epoch": 5,
+    "default_root_dir": "runs",
+    "gradient_clip_val": 1.0,
+    # One epoch is one iteration: new rollouts at every epoch, sharded by the DataModule itself.
+    "reload_dataloaders_every_n_epochs": 1,
+    "use_distributed_sampler": False,
+    # Tensors made in inference mode cannot be trained on later.
+    "inference_mode": False,
+    # The whole panel is played before the first update.
+    "num_sanity_val_steps": -1,
+    "log_every_n_steps": 1,
+    "enable_model_summary": False,
+}
+
+
+def main(args: Sequence[str] | None = None) -> int:
+    """Run the command line → exit status."""
+    arguments = list(sys.argv[1:] if args is None else args)
+    if arguments[:1] == ["--version"]:
+        from sdar_pl import __version__
+
+        print(f"sdar_pl {__version__}")
+        return 0
+    _quieten()
+    from sdar_pl.errors import UserError
+
+    try:
+        _run(arguments)
+    except UserError as error:
+        return _fail(str(error))
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if type(error).__name__ == "MisconfigurationException":
+            return _fail(f"trainer: {error}")
+        raise
+    return 0
+
+
+def _fail(message: str) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return 2
+
+
+def _quieten() -> None:
+    """Silence what other libraries say on import or at every start and what no user can act on."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for message in (
+        r".*does not have many workers.*",
+        r".*Starting from v1.9.0, `tensorboardX`.*",
+        r".*GPU available but not used.*",
+        r".*is_gradient_checkpointing.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*Found .* module\(s\) in eval mode.*",
+        r".*`training_step` returned.*",
+        r".*The total number of parameters detected.*",
+    ):
+        warnings.filterwarnings("ignore", message)
+
+
+def _run(arguments: list[str]) -> None:
+    import torch
+    from jsonargparse import ArgumentError, Namespace
+    from lightning.pytorch import Trainer
+    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+    from lightning.pytorch.loggers import TensorBoardLogger
+    from transformers.utils import logging as transformers_logging
+
+    from sdar_pl.datamodule import RolloutDataModule
+    from sdar_pl.errors import UserError
+    from sdar_pl.logs import MetricsCSV
+    from sdar_pl.module import SDARModule
+
+    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+
+    class Parser(LightningArgumentParser):
+        """Raises ``UserError`` with the heart of the message instead of printing usage and a stack of causes."""
+
+        def error(self, message: str, ex: Exception | None = None) -> Any:
+            raise UserError(plain_message(message)) from ex
+
+    class CLI(LightningCLI):
+        run_folder = Path()
+
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            parser.add_argument(
+                "--run", type=str | None, default=None, help="Name of the run folder (default: the first config file's)."
+            )
+            parser.link_arguments("data.sampling.temperature", "model.temperature")
+            parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
+
+        def before_instantiate_classes(self) -> None:
+            config = self.config[self.subcommand]
+            self.run_folder = run_folder(config, resumed=config.get("ckpt_path"))
+            if str(config.get("ckpt_path")) == "last":
+                config.ckpt_path = str(self.run_folder / "checkpoints" / "last.ckpt")
+
+        def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+            settings = self._get(self.config_init, "trainer", default={})
+            if settings["logger"] in (None, True):
+                events = TensorBoardLogger(self.run_folder, name="", version="")
+                kwargs["logger"] = [MetricsCSV(self.run_folder), events]
+            return super().instantiate_trainer(**kwargs)
+
+        def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
+            given = [*(config.get("callbacks") or []), *callbacks]
+            known = importlib.import_module("sdar_pl.callbacks")
+            for name in CALLBACKS:
+                if not any(isinstance(callback, getattr(known, name)) for callback in given):
+                    callbacks.append(getattr(known, name)())
+            if config.get("enable_checkpointing") is not False and not any(
+                isinstance(callback, ModelCheckpoint) for callback in given
+            ):
+                callbacks.append(
+                    ModelCheckpoint(
+                        self.run_folder / "checkpoints",
+                        filename="best",
+                        monitor="val/success",
+                        mode="max",
+                        save_last=True,
+                        save_on_train_epoch_end=True,
+                        enable_version_counter=False,
+                    )
+                )
+            config["default_root_dir"] = str(self.run_folder)
+            return super()._instantiate_trainer(config, callbacks)
+
+    del Namespace
+    torch.set_float32_matmul_precision("high")
+    try:
+        CLI(
+            SDARModule,
+            RolloutDataModule,
+            trainer_defaults=TRAINER_DEFAULTS,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_class=Parser,
+            args=arguments,
+        )
+    except ArgumentError as error:
+        raise UserError(plain_message(str(error))) from error
+
+
+def plain_message(message: str) -> str:
+    """jsonargparse's account of a parsing error → its heart on one line: the key and what is wrong with it."""
+    lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
+    problem = re.sub(r"^Parser key \"?([^\":]+)\"?:?", r"\1:", " ".join(lines))
+    return problem[:600]
+
+
+# ---------------------------------------------------------------------- the run folder
+
+
+def run_folder(config: Any, resumed: str | None) -> Path:
+    """Where this run writes; a new one gets a name that is free. Raises ``UserError`` if it cannot be written."""
+    from sdar_pl.errors import UserError
+
+    if os.environ.get(RUN_FOLDER):
+        return Path(os.environ[RUN_FOLDER])
+    root = Path(config.trainer.default_root_dir)
+    files = config.get("config") or []
+    name = config.get("run") or (Path(str(files[0])).stem if files else "run")
+    earlier = sorted(root.glob(f"{name}*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
+    if resumed == "last":
+        if not earlier:
+            raise UserError(f"ckpt_path: no earlier run {name!r} with a last checkpoint below {root}; start without it")
+        folder = earlier[-1].parent.parent
+    elif resumed and Path(resumed).is_file() and Path(resumed).parent.name == "checkpoints":
+        folder = Path(resumed).parent.parent
+    elif resumed and not Path(resumed).is_file():
+        raise UserError(f"ckpt_path: no file {resumed}; give a checkpoint file or 'last'")
+    else:
+        folder = next(path for path in _names(root / name) if not path.exists() or not any(path.iterdir()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"trainer.default_root_dir: cannot write to {folder} ({error.strerror}); give a folder that can be written"
+        ) from error
+    os.environ[RUN_FOLDER] = str(folder)
+    return folder
+
+
+def _names(path: Path) -> Any:
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1
