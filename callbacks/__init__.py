@@ -1,0 +1,14 @@
+"""What watches a run: gate statistics, the log of episodes, throughput, progress and the summary at the end.
+
+``sdar_pl.cli`` adds one of each by name. Nothing in sdar_pl imports this package.
+"""
+
+from __future__ import annotations
+
+from sdar_pl.callbacks.episode_log import EpisodeLog
+from sdar_pl.callbacks.gate_stats import GateStats
+from sdar_pl.callbacks.progress import Progress
+from sdar_pl.callbacks.summary import Summary
+from sdar_pl.callbacks.throughput import Throughput
+
+__all__ = ["EpisodeLog", "GateStats", "Progress", "Summary", "Throughput"]

@@ -1,0 +1,201 @@
+"""EpisodeLog: every episode as a line of ``episodes.jsonl``, and a few as text in TensorBoard.
+
+Training goes to ``episodes.jsonl`` in the run folder (``episodes.rank1.jsonl`` … for the other ranks), one JSON object
+a line: iteration, split ("train", "validation", "test"), task, kind, text, group, index, success, reward, penalty,
+failed, overflow, first (observation) and turns. A turn has text, action, valid, observation, reward, tokens (the
+response's ids), logprobs (the engine's) and, if it was trained on, advantage and the objective's records of each token
+(gap, gate, weight …). A run of ``validate``, ``test`` or ``predict`` writes ``episodes.validate.jsonl`` and so on, anew
+each time: the record of the training stays as it is.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from torch import Tensor
+
+from sdar_pl.batch import Batch
+from sdar_pl.callbacks.access import data_of, events_of, iteration_of, number_of, per_token
+from sdar_pl.errors import UserError
+from sdar_pl.types import Episode, Turn
+
+#: (episode, turn) → name of a record → its values, one for each response token
+Records = dict[tuple[int, int], dict[str, list[float]]]
+LEVELS = "▁▂▃▄▅▆▇█"
+
+
+class EpisodeLog(L.Callback):
+    """Writes episodes to ``episodes.jsonl`` and shows some in TensorBoard.
+
+    Args:
+        train_every: write the training episodes of every so-manieth iteration (evaluations are written always).
+        show: so many of them are shown as text, from the best to the worst reward.
+    """
+
+    def __init__(self, train_every: int = 1, show: int = 2) -> None:
+        if train_every < 1:
+            raise UserError(f"EpisodeLog.train_every: {train_every} must be 1 or more")
+        if show < 0:
+            raise UserError(f"EpisodeLog.show: {show} must be 0 or more")
+        self.train_every, self.show = train_every, show
+        self.path = Path("episodes.jsonl")
+        self.records: Records = {}
+
+    # ------------------------------------------------------------------ the file
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        parts = ["episodes", *([] if stage == "fit" else [stage])]
+        parts += [f"rank{trainer.global_rank}"] if trainer.global_rank else []
+        self.path = Path(trainer.default_root_dir, ".".join([*parts, "jsonl"]))
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if stage != "fit":
+            self.path.unlink(missing_ok=True)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.ckpt_path:  # not resumed
+            self.path.unlink(missing_ok=True)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        forget_after(self.path, trainer.current_epoch)
+
+    def _append(self, rows: Iterable[Mapping[str, Any]]) -> None:
+        with self.path.open("a", encoding="utf-8") as file:
+            file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
+
+    # ------------------------------------------------------------------ training
+
+    def _due(self, trainer: L.Trainer) -> bool:
+        return number_of(trainer) % self.train_every == 0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.records = {}
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if self._due(trainer):
+            collect(self.records, batch, outputs["tokens"])
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self._due(trainer):
+            return
+        iteration, number = iteration_of(trainer), number_of(trainer)
+        episodes = iteration.episodes
+        rows = [row_of(episode, number, "train", i, self.records) for i, episode in enumerate(episodes)]
+        self._append([*rows, *(row_of(episode, number, "train") for episode in iteration.failed)])
+        events = events_of(trainer)
+        if events is not None:
+            ranked = sorted(range(len(episodes)), key=lambda i: -episodes[i].reward)
+            for place in range(min(self.show, len(ranked))):
+                i = ranked[place * (len(ranked) - 1) // max(1, self.show - 1)]
+                text = rendered(episodes[i], i, self.records, data_of(trainer).prompter.tokenizer.decode)
+                events.add_text(f"episode/{place + 1}", text, number)
+        self.records = {}
+
+    # ------------------------------------------------------------------ evaluation
+
+    def _evaluated(self, trainer: L.Trainer, split: str, outputs: Any) -> None:
+        self._append(row_of(episode, number_of(trainer), split) for episode in outputs)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self._evaluated(trainer, "validation", outputs)
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self._evaluated(trainer, "test", outputs)
+
+    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self._evaluated(trainer, "test", outputs)
+
+
+# ---------------------------------------------------------------------- rows
+
+
+def forget_after(path: Path, iteration: int) -> None:
+    """Drop the lines of later iterations, which a resumed run makes again, and a last line that was cut off."""
+    if not path.exists():
+        return
+    partial = path.with_suffix(".partial")
+    with path.open(encoding="utf-8") as old, partial.open("w", encoding="utf-8") as new:
+        for line in old:
+            # The number stands first in a line: no need to parse the rest of it.
+            found = re.match(r'{"iteration": (\d+),', line)
+            if found and int(found[1]) <= iteration and line.endswith("\n"):
+                new.write(line)
+    os.replace(partial, path)
+
+
+def collect(records: Records, batch: Batch, tokens: Mapping[str, Tensor]) -> None:
+    """Sort a micro-batch's records [B, R] by episode and turn."""
+    inside = batch.mask > 0
+    keys = [(int(e), int(t)) for e, t in _flat(inside, batch.episodes[:, None].expand_as(batch.mask), batch.turns)]
+    for name, values in {"advantage": per_token(batch), **tokens}.items():
+        for key, (value,) in zip(keys, _flat(inside, values), strict=True):
+            records.setdefault(key, {}).setdefault(name, []).append(value)
+
+
+def _flat(inside: Tensor, *tensors: Tensor) -> list[tuple[float, ...]]:
+    return list(zip(*(tensor[inside].tolist() for tensor in tensors), strict=True))
+
+
+def rounded(values: Sequence[float]) -> list[float | None]:
+    """Four decimals; what JSON has no word for becomes null."""
+    return [round(float(value), 4) if math.isfinite(value) else None for value in values]
+
+
+def row_of(
+    episode: Episode, iteration: int, split: str, number: int = -1, records: Records | None = None
+) -> dict[str, Any]:
+    """An episode as a JSON object; ``number`` is its index in ``records``."""
+
+    def turn_of(i: int, turn: Turn) -> dict[str, Any]:
+        known = dict((records or {}).get((number, i), {}))
+        advantage = known.pop("advantage", None)
+        return {
+            "text": turn.text,
+            "action": turn.action,
+            "valid": turn.valid,
+            "observation": turn.observation.text,
+            "reward": turn.reward,
+            "tokens": turn.response,
+            "logprobs": rounded(turn.logprobs),
+            **({"advantage": rounded([sum(advantage) / len(advantage)])[0]} if advantage else {}),
+            **{name: rounded(values) for name, values in known.items()},
+        }
+
+    return {
+        "iteration": iteration,  # first: see forget_after
+        "split": split,
+        "task": episode.task.id,
+        "kind": episode.task.kind,
+        "text": episode.task.text,
+        "group": episode.group,
+        "index": episode.index,
+        "success": episode.success,
+        "reward": episode.reward,
+        "penalty": episode.penalty,
+        "failed": episode.failed,
+        "overflow": episode.overflow,
+        "first": episode.first.text,
+        "turns": [turn_of(i, turn) for i, turn in enumerate(episode.turns)],
+    }
+
+
+def rendered(episode: Episode, number: int, records: Records, decode: Any) -> str:
+    """An episode as Markdown: observations, and the responses with each token's gate behind it, from ▁ (0) to █ (1)."""
+    outcome = "success" if episode.success else "no success"
+    lines = [f"> {line}" for line in episode.first.text.splitlines()]
+    for i, turn in enumerate(episode.turns):
+        gates = records.get((number, i), {}).get("gate")
+        marks = [LEVELS[min(7, max(0, int(gate * 8)))] for gate in gates or []] or [""] * len(turn.response)
+        response = "".join(decode([token]) + mark for token, mark in zip(turn.response, marks, strict=True))
+        lines += ["", f"{i + 1}. {response.strip()}", *(f"> {line}" for line in turn.observation.text.splitlines())]
+    # Indented: what a model or an environment says is shown as it is, never read as Markdown.
+    shown = "\n".join(f"    {line}" for line in lines)
+    return f"{episode.task.kind} · {outcome} · reward {episode.reward:.2f} · gate ▁ 0 … █ 1\n\n{shown}"

@@ -1,0 +1,84 @@
+"""GateStats: what the teacher thought of the tokens of an iteration.
+
+Every figure is a mean over *tokens* of the whole iteration on all ranks (not of the last micro-batch, and no mean of
+micro-batch means). Without a teacher there are no records and nothing is logged.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import torch
+from torch import Tensor
+
+from sdar_pl.batch import Batch
+from sdar_pl.callbacks.access import events_of, module_of, number_of, per_token
+from sdar_pl.means import Means
+
+#: name of the figure → (the record it is made of, what of each token is averaged)
+FIGURES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
+    "gate/mean": ("gate", lambda gate: gate),
+    "gate/active": ("gate", lambda gate: (gate > 0.5).float()),
+    "gap/mean": ("gap", lambda gap: gap),
+    "gap/negative_fraction": ("gap", lambda gap: (gap < 0).float()),
+}
+#: (first, last) turn of each bucket, counted from 0; buckets widen as episodes thin out
+BUCKETS = ((0, 0), (1, 2), (3, 5), (6, 11), (12, None))
+
+
+def splits(turns: Tensor, advantages: Tensor) -> dict[str, Tensor]:
+    """Suffix of a figure's name → which tokens [N] it covers.
+
+    By turn: ``turns_0``, ``turns_1-2``, … ``turns_12-up``. By the sign of the advantage: ``positive_advantage``,
+    ``negative_advantage`` and ``zero_advantage``, where only the teacher has something to say.
+    """
+    parts = {"": torch.ones_like(turns, dtype=torch.bool)}
+    for first, last in BUCKETS:
+        name = f"/turns_{first}" + ("" if last == first else f"-{'up' if last is None else last}")
+        parts[name] = (turns >= first) & (turns <= (turns if last is None else last))
+    parts["/positive_advantage"], parts["/negative_advantage"] = advantages > 0, advantages < 0
+    parts["/zero_advantage"] = advantages == 0
+    return parts
+
+
+NAMES = tuple(f"{figure}{part}" for figure in FIGURES for part in splits(torch.zeros(0), torch.zeros(0)))
+
+
+class GateStats(L.Callback):
+    """Logs ``gate/mean``, ``gate/active`` (share of tokens with a gate above ½), ``gap/mean`` and
+    ``gap/negative_fraction`` (share of tokens that the teacher finds less likely than the student does), each also
+    split by turn and by sign of the advantage (``gate/mean/turns_3-5``, ``gap/mean/positive_advantage``), and one
+    TensorBoard histogram an iteration of rank 0's gates and gaps.
+    """
+
+    def __init__(self) -> None:
+        # For "gate" and "gap": one [3, n] (value, turn, advantage) for each micro-batch.
+        self.tokens: dict[str, list[Tensor]] = {"gate": [], "gap": []}
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for parts in self.tokens.values():
+            parts.clear()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        inside = batch.mask > 0
+        for name, parts in self.tokens.items():
+            if name in outputs["tokens"]:
+                values = outputs["tokens"][name].float()
+                parts.append(torch.stack([values, batch.turns.float(), per_token(batch).float()])[:, inside].cpu())
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        means = Means(NAMES)  # the same names on all ranks, also on one that had no tokens
+        events = events_of(trainer)
+        for figure, (record, measure) in FIGURES.items():
+            if not self.tokens[record]:
+                continue
+            values, turns, advantages = torch.cat(self.tokens[record], dim=1)
+            for part, inside in splits(turns, advantages).items():
+                means.update(figure + part, measure(values), inside)
+            if events is not None and figure.endswith("/mean") and len(values):
+                events.add_histogram(f"{record}/histogram", values, number_of(trainer))
+        module_of(trainer).write(means.compute())

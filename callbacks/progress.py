@@ -1,0 +1,230 @@
+"""Progress: a live line for what goes on now, and one lasting line for each iteration.
+
+On a terminal the live line shows episodes as they end, then scoring, then micro-batches. Where output goes to a file
+there are only the lasting lines, without control characters. Only rank 0 shows anything: the live line counts its own
+share of the episodes, the lasting lines hold figures of all ranks.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import ProgressBar
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import Progress as LiveLine
+
+from sdar_pl import __version__
+from sdar_pl.callbacks.access import data_of, iteration_of, module_of
+from sdar_pl.means import Means
+from sdar_pl.types import Episode
+
+ROLLOUT = "rolling out"
+NAMES = ("success", "reward", "validation")
+VERBS = {"validate": "validating", "test": "testing", "predict": "playing"}
+
+
+class Progress(ProgressBar):
+    """The project's progress bar: Lightning adds none of its own where it is used."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.enabled = True
+        self.means = Means(NAMES)
+        self.since = 0.0
+        self.successes = self.played = 0
+        self._rolling = False
+        self._console: Console | None = None
+        self._live: LiveLine | None = None
+        self._task = TaskID(0)
+
+    # ------------------------------------------------------------------ drawing
+
+    @property
+    def console(self) -> Console:
+        """Where lines go; made late, so that it is the process's stdout of then."""
+        if self._console is None:
+            self._console = Console(highlight=False, soft_wrap=True, quiet=not self.enabled)
+        return self._console
+
+    def enable(self) -> None:
+        self.enabled, self.console.quiet = True, False
+
+    def disable(self) -> None:
+        self.enabled, self.console.quiet = False, True
+        self._stop()
+
+    def print(self, *args: Any, **kwargs: Any) -> None:
+        """A lasting line above the live one."""
+        self.console.print(*args, **kwargs, markup=False)
+
+    def _phase(self, words: str, total: int | None = None) -> None:
+        """Start to count something new on the live line; no total: something whose end is not known."""
+        self.successes = self.played = 0
+        self._rolling = words == ROLLOUT
+        if not (self.enabled and self.console.is_terminal):
+            return
+        if self._live is None:
+            columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn()
+            note = TextColumn("{task.fields[note]}")
+            self._live = LiveLine(*columns, note, TimeElapsedColumn(), console=self.console, transient=True)
+            self._task = self._live.add_task("", note="")
+            self._live.start()
+        self._live.reset(self._task, total=total, description=words, note="")
+
+    def _stop(self) -> None:
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _heard(self, episode: Episode) -> None:
+        """An episode has ended, in training or evaluation."""
+        self.played += 1
+        self.successes += episode.success
+        if self._live is not None:
+            self._live.update(self._task, advance=1, note=f"success {self.successes / self.played:.0%}")
+            if self._live.finished and self._rolling:
+                self._phase("scoring")
+
+    # ------------------------------------------------------------------ fit
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        super().setup(trainer, pl_module, stage)
+        listeners = data_of(trainer).listeners
+        if trainer.is_global_zero and self._heard not in listeners:
+            listeners.append(self._heard)
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for name, value in facts(trainer):
+            self.print(f"{name:<12} {value}")
+        self._roll_out(trainer)
+
+    def _roll_out(self, trainer: L.Trainer) -> None:
+        data = data_of(trainer)
+        self.since = time.perf_counter()
+        groups = range(trainer.global_rank, data.tasks_per_iteration, trainer.world_size)
+        self._phase(ROLLOUT, len(groups) * data.group_size)
+
+    def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._roll_out(trainer)
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+        self._phase("updating", int(self.total_train_batches))
+
+    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
+        if self._live is not None:
+            self._live.update(self._task, advance=1)
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        for episode in iteration_of(trainer).episodes:
+            self.means.update("success", float(episode.success))
+            self.means.update("reward", episode.reward)
+        means = self.means.compute()
+        gate = trainer.callback_metrics.get("gate/mean")
+        parts = [
+            f"success {percent(means.get('success'))}",
+            f"reward {means.get('reward', 0.0):6.3f}",
+            f"gate {'    –' if gate is None else f'{float(gate):5.3f}'}",
+        ]
+        if "validation" in means:
+            parts.append(f"validation {percent(means['validation'])}")
+        parts.append(f"{time.perf_counter() - self.since:.1f} s")
+        number = trainer.current_epoch + 1
+        self.print(f"{head(trainer, number)} · {' · '.join(parts)}")
+        last = trainer.max_epochs is not None and number == trainer.max_epochs
+        if not last:
+            self._roll_out(trainer)
+
+    def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+    def on_exception(self, trainer: L.Trainer, pl_module: L.LightningModule, exception: BaseException) -> None:
+        self._stop()
+
+    def teardown(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self._stop()
+
+    # ------------------------------------------------------------------ evaluation
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.means = Means(NAMES)
+        if trainer.sanity_checking or trainer.state.fn != "fit":
+            self.since = time.perf_counter()
+
+    on_test_start = on_predict_start = on_validation_start
+
+    def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
+        verb = VERBS.get(str(trainer.state.fn), VERBS["validate"])
+        self._phase(f"{verb} {len(batch)} tasks", len(batch))
+
+    def on_test_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
+        self.on_validation_batch_start(trainer, pl_module, batch)
+
+    def on_predict_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
+        self.on_validation_batch_start(trainer, pl_module, batch)
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        for episode in outputs:
+            self.means.update("validation", float(episode.success))
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.on_validation_batch_end(trainer, pl_module, outputs)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn == "fit" and not trainer.sanity_checking:
+            return  # told in the iteration's line
+        success = percent(self.means.compute().get("validation"))
+        seconds = f"{time.perf_counter() - self.since:.1f} s"
+        if trainer.sanity_checking:
+            self.print(f"{head(trainer, 0)} · untrained                            · validation {success} · {seconds}")
+        else:
+            self._stop()
+            self.print(f"{trainer.state.fn} · success {success} · {seconds}")
+
+    on_test_end = on_validation_end
+
+    def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self._stop()
+
+
+def percent(share: float | None) -> str:
+    """A share in a column of its own width."""
+    return "    –" if share is None else f"{100 * share:5.1f} %"
+
+
+def head(trainer: L.Trainer, number: int) -> str:
+    """The start of a lasting line, numbers below each other: ``iteration   7/150``."""
+    total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
+    width = len(str(total or 1000))
+    return f"iteration {number:>{width}}" + (f"/{total}" if total else "")
+
+
+def facts(trainer: L.Trainer) -> list[tuple[str, str]]:
+    """What a user wants to see before a long run."""
+    data, policy = data_of(trainer), module_of(trainer).policy
+    # bitsandbytes packs two 4-bit weights into one element.
+    sizes = [(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1), p.requires_grad) for p in policy.parameters()]
+    total, trained = sum(n for n, _ in sizes), sum(n for n, yes in sizes if yes)
+    adapters = f", LoRA rank {policy.lora.r}" if policy.lora else ""
+    strategy, device = type(trainer.strategy).__name__, trainer.strategy.root_device
+    devices = f"{trainer.world_size} × {device.type}" if trainer.world_size > 1 else str(device)
+    panel = len(data.panel("validate"))
+    share = f"{trained / max(1, total):.1%} trained{adapters}"
+    return [
+        ("sdar_pl", __version__),
+        ("policy", f"{policy.source.name}: {in_words(total)} parameters, {share}"),
+        ("environment", f"{type(data.environment).__name__}, validated on {panel} tasks"),
+        ("iteration", f"{data.tasks_per_iteration} groups × {data.group_size} episodes"),
+        ("device", f"{devices}, {strategy}, precision {trainer.precision}"),
+        ("run folder", str(trainer.default_root_dir)),
+    ]
+
+
+def in_words(count: int) -> str:
+    """1,234,567 → "1.2 M"."""
+    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.1f} {letter}"
+    return str(count)

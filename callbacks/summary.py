@@ -1,0 +1,146 @@
+"""Summary: what the training brought, with its uncertainty, and what to run next."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
+from rich.console import Console
+from rich.table import Table
+
+from sdar_pl.callbacks.access import number_of
+from sdar_pl.evaluation import Interval, paired_difference
+
+#: task id → (kind, success) of one play of the whole panel
+Results = dict[str, tuple[str, float]]
+
+
+class Summary(L.Callback):
+    """Compares the first panel of a run with its last, task by task, at the end of ``fit``.
+
+    Prints a table and writes ``summary.json`` in the run folder: before and after (success as a share), difference,
+    interval (95 %, paired bootstrap over the tasks), n, kinds, iterations and seconds. A resumed run still knows its
+    first panel.
+    """
+
+    def __init__(self) -> None:
+        self.first: tuple[int, Results] | None = None  # (iteration, results)
+        self.last: tuple[int, Results] | None = None
+        self.seconds = 0.0  # spent before this start
+        self.began = time.perf_counter()
+        self.played: Results = {}
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"first": self.first, "last": self.last, "seconds": self._spent()}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.first, self.last, self.seconds = state_dict["first"], state_dict["last"], state_dict["seconds"]
+
+    def _spent(self) -> float:
+        return self.seconds + time.perf_counter() - self.began
+
+    # ------------------------------------------------------------------ panels
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = time.perf_counter()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.played = {}
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.played.update({e.task.id: (e.task.kind, float(e.success)) for e in outputs})
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn != "fit":
+            return
+        panel = number_of(trainer), gathered(trainer, self.played)
+        self.first, self.last = self.first or panel, panel
+
+    # ------------------------------------------------------------------ the end
+
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.is_global_zero or self.first is None or self.last is None:
+            return
+        console = Console(highlight=False, soft_wrap=True)
+        compared = compare(self.first[1], self.last[1])
+        if compared is not None and self.first[0] < self.last[0]:
+            folder = Path(trainer.default_root_dir)
+            report = {**compared, "iterations": [self.first[0], self.last[0]], "seconds": round(self._spent(), 1)}
+            (folder / "summary.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            console.print(table(report))
+        for line in next_steps(trainer):
+            console.print(line, markup=False)
+
+
+def gathered(trainer: L.Trainer, results: Results) -> Results:
+    """The results of all ranks."""
+    if trainer.world_size == 1:
+        return dict(results)
+    everyone: list[Any] = [None] * trainer.world_size
+    torch.distributed.all_gather_object(everyone, results)
+    return {task: result for part in everyone for task, result in part.items()}
+
+
+def compare(before: Results, after: Results) -> dict[str, Any] | None:
+    """Two plays of a panel → the figures of ``summary.json``; None if they share no task."""
+    tasks = sorted(before.keys() & after.keys())
+    if not tasks:
+        return None
+
+    def rates(chosen: Sequence[str]) -> dict[str, Any]:
+        pair = [sum(results[t][1] for t in chosen) / len(chosen) for results in (before, after)]
+        return {"before": pair[0], "after": pair[1], "n": len(chosen)}
+
+    change: Interval = paired_difference([before[t][1] for t in tasks], [after[t][1] for t in tasks])
+    kinds = sorted({after[t][0] for t in tasks})
+    return {
+        **rates(tasks),
+        "difference": change.mean,
+        "interval": [change.low, change.high],
+        "kinds": {kind: rates([t for t in tasks if after[t][0] == kind]) for kind in kinds},
+    }
+
+
+def table(report: dict[str, Any]) -> Table:
+    """Success before and after, as a whole and by kind."""
+    first, last = report["iterations"]
+    low, high = report["interval"]
+    result = Table(
+        title=f"Success on the panel of {report['n']} tasks, {report['seconds']:.0f} s",
+        caption=f"95 % interval of the difference (paired over tasks): {100 * low:+.1f} to {100 * high:+.1f} points",
+        title_justify="left",
+        caption_justify="left",
+    )
+    result.add_column("tasks")
+    for name in ("n", f"iteration {first}", f"iteration {last}", "points"):
+        result.add_column(name, justify="right")
+    for name, part in [*report["kinds"].items(), ("all", report)]:
+        before, after = 100 * part["before"], 100 * part["after"]
+        cells = str(part["n"]), f"{before:.1f} %", f"{after:.1f} %", f"{after - before:+.1f}"
+        result.add_row(name, *cells, style="bold" if part is report else None)
+    return result
+
+
+def next_steps(trainer: L.Trainer) -> list[str]:
+    """Where things are, and commands to go on with."""
+    folder = Path(trainer.default_root_dir)
+    places = {"metrics": "metrics.csv", "episodes": "episodes.jsonl", "summary": "summary.json"}
+    lines = [f"{name:<12} {folder / file}" for name, file in places.items() if (folder / file).exists()]
+    saver = trainer.checkpoint_callback
+    best = saver.best_model_path if isinstance(saver, ModelCheckpoint) else ""
+    if best:
+        lines.append(f"{'best policy':<12} {relative(best)}")
+        lines += ["", f"python -m sdar_pl validate --config {folder / 'config.yaml'} --ckpt_path {relative(best)}"]
+    return [*lines, f"tensorboard --logdir {folder}"]
+
+
+def relative(path: str) -> Path:
+    """Shorter where it lies below the working folder."""
+    full = Path(path)
+    return full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full

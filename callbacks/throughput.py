@@ -1,0 +1,48 @@
+"""Throughput: where the seconds of an iteration go, and how fast the engine is."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as L
+import torch
+
+from sdar_pl.batch import Batch
+from sdar_pl.callbacks.access import iteration_of, module_of, reduce
+
+
+class Throughput(L.Callback):
+    """Logs ``time/rollout_s``, ``time/score_s`` and ``time/update_s`` (first to last micro-batch; a validation is not
+    part of it) – of the slowest rank, for the others wait – and, summed over ranks, ``rollout/generated_tokens``,
+    ``rollout/prefilled_tokens`` and ``rollout/tokens_per_s`` (generated tokens a second of rollout).
+    """
+
+    def __init__(self) -> None:
+        self.began = self.ended = 0.0
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.began = self.ended = time.perf_counter()
+
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
+    ) -> None:
+        if trainer.is_last_batch and trainer.strategy.root_device.type == "cuda":
+            torch.cuda.synchronize()  # else the clock would stop before the device does
+        self.ended = time.perf_counter()
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        iteration = iteration_of(trainer)
+        times = [iteration.rollout_s, iteration.score_s, self.ended - self.began]
+        rollout_s, score_s, update_s = reduce(trainer, times, "max")
+        generated, prefilled = reduce(trainer, [float(iteration.generated), float(iteration.prefilled)], "sum")
+        module_of(trainer).write(
+            {
+                "time/rollout_s": rollout_s,
+                "time/score_s": score_s,
+                "time/update_s": update_s,
+                "rollout/generated_tokens": generated,
+                "rollout/prefilled_tokens": prefilled,
+                "rollout/tokens_per_s": generated / rollout_s if rollout_s > 0 else 0.0,
+            }
+        )
