@@ -21,7 +21,7 @@ from typing import Literal
 from sdar_pl.environments.base import Session
 from sdar_pl.environments.game import KINDS, Game
 from sdar_pl.environments.household_prompts import HouseholdPrompts, parse_action
-from sdar_pl.environments.pddl import load_game
+from sdar_pl.environments.pddl import load_game, read_text
 from sdar_pl.environments.rules import Play
 from sdar_pl.errors import UserError
 from sdar_pl.types import Task
@@ -109,7 +109,7 @@ class AlfWorld(HouseholdPrompts):
             try:
                 if kind not in KINDS:
                     raise UserError(f"{path}: the folder's name begins with no known kind of task")
-                tasks.append(Task(id, kind, load_game(path, id).text))
+                tasks.append(Task(id, kind, read_text(path)))
             except UserError as error:
                 self.skipped += 1
                 warnings.warn(f"alfworld: skipped a bad game: {error}", stacklevel=3)
