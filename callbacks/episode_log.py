@@ -4,7 +4,7 @@ Training goes to ``episodes.jsonl`` in the run folder (``episodes.rank1.jsonl`` 
 a line: iteration, split ("train", "validation", "test"), task, kind, text, group, index, success, reward, penalty,
 failed, overflow, first (observation) and turns. A turn has text, action, valid, observation, reward, tokens (the
 response's ids), logprobs (the engine's) and, if it was trained on, advantage and the objective's records of each token
-(gap, gate, weight …). A run of ``validate``, ``test`` or ``predict`` writes ``episodes.validate.jsonl`` and so on, anew
+(gap, gate, weight). A run of ``validate``, ``test`` or ``predict`` writes ``episodes.validate.jsonl`` and so on, anew
 each time: the record of the training stays as it is.
 """
 
@@ -28,6 +28,8 @@ from sdar_pl.types import Episode, Turn
 
 #: (episode, turn) → name of a record → its values, one for each response token
 Records = dict[tuple[int, int], dict[str, list[float]]]
+#: which of the objective's records are kept
+RECORDS = ("gap", "gate", "weight")
 LEVELS = "▁▂▃▄▅▆▇█"
 
 
@@ -135,7 +137,7 @@ def collect(records: Records, batch: Batch, tokens: Mapping[str, Tensor]) -> Non
     """Sort a micro-batch's records [B, R] by episode and turn."""
     inside = batch.mask > 0
     keys = [(int(e), int(t)) for e, t in _flat(inside, batch.episodes[:, None].expand_as(batch.mask), batch.turns)]
-    for name, values in {"advantage": per_token(batch), **tokens}.items():
+    for name, values in {"advantage": per_token(batch), **{n: tokens[n] for n in RECORDS if n in tokens}}.items():
         for key, (value,) in zip(keys, _flat(inside, values), strict=True):
             records.setdefault(key, {}).setdefault(name, []).append(value)
 

@@ -178,7 +178,7 @@ class Progress(ProgressBar):
         success = percent(self.means.compute().get("validation"))
         seconds = f"{time.perf_counter() - self.since:.1f} s"
         if trainer.sanity_checking:
-            self.print(f"{head(trainer, 0)} · untrained                            · validation {success} · {seconds}")
+            self.print(f"{head(trainer, 0)} · untrained · validation {success} · {seconds}")
         else:
             self._stop()
             self.print(f"{trainer.state.fn} · success {success} · {seconds}")

@@ -113,7 +113,7 @@ class RolloutDataModule(L.LightningDataModule):
         self.panel_tasks, self.seed = panel_tasks, seed
         self.train_with_context, self.evaluate_with_context = train_with_context, evaluate_with_context
         self.iteration: Iteration | None = None
-        #: told of every training episode as it ends (the progress bar listens here)
+        #: told of every episode as it ends, in training and evaluation (the progress bar listens here)
         self.listeners: list[Callable[[Episode], None]] = []
 
     # ------------------------------------------------------------------ what Lightning calls
@@ -276,7 +276,8 @@ class RolloutDataModule(L.LightningDataModule):
             seats.append(Seat(task, number, 0, number, (self.seed, EVALUATE, number)))
             if self.evaluate_with_context:
                 seats[-1].student_context = self.context.provide(task)
-        return play(self.environment, seats, self.engine, prompter, self.evaluation, self.rules)
+        tell = self._tell if self.listeners else None
+        return play(self.environment, seats, self.engine, prompter, self.evaluation, self.rules, tell)
 
 
 def _loader(items: list) -> DataLoader:  # type: ignore[type-arg]

@@ -1,40 +1,42 @@
-"""Weighted means by name, over any number of updates and over all ranks (torchmetrics)."""
+"""Weighted means by name, over any number of updates and over all ranks.
+
+Not torchmetrics: its ``MeanMetric(nan_strategy="disable")`` leaves the weights out (1.9), its other strategies wait for
+the device at every update, and it makes two collective calls for each mean, where all of them fit into one.
+"""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
-from torchmetrics import MeanMetric
 
 
 class Means:
-    """A dictionary of ``torchmetrics.MeanMetric``. All ranks must name the same means; one that no rank has
-    updated is left out of ``compute``."""
+    """Sums of weight × value and of weights. All ranks must name the same means; one that has no weight on any rank is
+    left out of ``compute``."""
 
     def __init__(self, names: tuple[str, ...] = ()) -> None:
-        self.metrics: dict[str, MeanMetric] = {name: self._new() for name in names}
+        self.sums: dict[str, Tensor] = {name: self._new() for name in names}  # [2]
 
     @staticmethod
-    def _new() -> MeanMetric:
-        metric = MeanMetric(nan_strategy="disable")
-        metric.set_dtype(torch.float64)
-        return metric
+    def _new() -> Tensor:
+        return torch.zeros(2, dtype=torch.float64)
 
     def update(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
-        """Add values with their weights (tensors of one shape, or numbers)."""
-        metric = self.metrics.setdefault(name, self._new())
+        """Add values with their weights (tensors of one shape, or numbers). Values without weight may be anything."""
         value = torch.as_tensor(value).detach().double()
-        metric.to(value.device)
-        metric.update(value, torch.as_tensor(weight, device=value.device).double().expand_as(value))
+        weight = torch.as_tensor(weight, device=value.device).double().expand_as(value)
+        added = torch.stack([(value * weight).where(weight != 0, 0.0).sum(), weight.sum()])
+        self.sums[name] = self.sums.get(name, self._new()).to(added.device) + added
 
     def compute(self) -> dict[str, float]:
         """The means over all updates and ranks; then start afresh."""
-        result = {}
-        for name in sorted(self.metrics):
-            metric = self.metrics[name]
-            metric.update_called or metric.update(torch.zeros(()), torch.zeros(()))
-            value = float(metric.compute())
-            metric.reset()
-            if value == value:
-                result[name] = value
-        return result
+        names = sorted(self.sums)
+        if not names:
+            return {}
+        table = torch.stack([self.sums[name].cpu() for name in names])
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            nccl = torch.distributed.get_backend() == "nccl"  # which knows no tensors on the CPU
+            table = table.to("cuda" if nccl else "cpu")
+            torch.distributed.all_reduce(table)
+        self.sums = {name: self._new() for name in names}
+        return {name: total / weight for name, (total, weight) in zip(names, table.tolist(), strict=True) if weight}
