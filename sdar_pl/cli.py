@@ -39,6 +39,9 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
 }
 
+#: one file each, replaced in place
+SAVING: dict[str, Any] = {"save_top_k": 1, "enable_version_counter": False}
+
 
 def main(args: Sequence[str] | None = None) -> int:
     """Run the command line → exit status."""
@@ -52,7 +55,7 @@ def main(args: Sequence[str] | None = None) -> int:
     from sdar_pl.errors import UserError
 
     try:
-        _run(arguments)
+        _run(None if args is None else arguments)
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -73,12 +76,20 @@ def _quieten() -> None:
     """Silence what other libraries say on import or at every start and what no user can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    for name, level in {
+        "lightning.pytorch": logging.WARNING,
+        "lightning.fabric": logging.WARNING,
+        "lightning.pytorch.utilities.rank_zero": logging.WARNING,
+        "lightning.fabric.utilities.seed": logging.WARNING,
+        "bitsandbytes": logging.CRITICAL,
+    }.items():
+        logging.getLogger(name).setLevel(level)
     for message in (
         r".*does not have many workers.*",
         r".*Starting from v1.9.0, `tensorboardX`.*",
         r".*GPU available but not used.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*You have overridden `transfer_batch_to_device`.*",
         r".*is_gradient_checkpointing.*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*Found .* module\(s\) in eval mode.*",
@@ -88,9 +99,9 @@ def _quieten() -> None:
         warnings.filterwarnings("ignore", message)
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str] | None) -> None:
     import torch
-    from jsonargparse import ArgumentError, Namespace
+    from jsonargparse import ArgumentError
     from lightning.pytorch import Trainer
     from lightning.pytorch.callbacks import ModelCheckpoint
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -142,21 +153,14 @@ def _run(arguments: list[str]) -> None:
             if config.get("enable_checkpointing") is not False and not any(
                 isinstance(callback, ModelCheckpoint) for callback in given
             ):
-                callbacks.append(
-                    ModelCheckpoint(
-                        self.run_folder / "checkpoints",
-                        filename="best",
-                        monitor="val/success",
-                        mode="max",
-                        save_last=True,
-                        save_on_train_epoch_end=True,
-                        enable_version_counter=False,
-                    )
+                folder = self.run_folder / "checkpoints"
+                best = ModelCheckpoint(
+                    folder, "best", monitor="val/success", mode="max", save_on_train_epoch_end=False, **SAVING
                 )
+                callbacks += [best, ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, **SAVING)]
             config["default_root_dir"] = str(self.run_folder)
             return super()._instantiate_trainer(config, callbacks)
 
-    del Namespace
     torch.set_float32_matmul_precision("high")
     try:
         CLI(

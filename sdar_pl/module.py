@@ -68,6 +68,10 @@ class SDARModule(L.LightningModule):
             return optimizer
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
 
+    def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
+        """Micro-batches move; tasks of a panel are plain data."""
+        return batch.to(device) if isinstance(batch, Batch) else batch
+
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained: with LoRA, the adapters."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
