@@ -13,7 +13,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as LiveLine
 
 from sdar_pl import __version__
@@ -35,7 +35,7 @@ class Progress(ProgressBar):
         self.means = Means(NAMES)
         self.since = 0.0
         self.successes = self.played = 0
-        self._rolling = False
+        self.phase, self.total = "", 0
         self._console: Console | None = None
         self._live: LiveLine | None = None
         self._task = TaskID(0)
@@ -63,16 +63,21 @@ class Progress(ProgressBar):
     def _phase(self, words: str, total: int | None = None) -> None:
         """Start to count something new on the live line; no total: something whose end is not known."""
         self.successes = self.played = 0
-        self._rolling = words == ROLLOUT
+        self.phase, self.total = words, total or 0
         if not (self.enabled and self.console.is_terminal):
             return
         if self._live is None:
-            columns = SpinnerColumn(), TextColumn("{task.description}"), BarColumn(24), MofNCompleteColumn()
-            note = TextColumn("{task.fields[note]}")
-            self._live = LiveLine(*columns, note, TimeElapsedColumn(), console=self.console, transient=True)
-            self._task = self._live.add_task("", note="")
+            text, note = TextColumn("{task.description}"), TextColumn("{task.fields[note]}")
+            columns = SpinnerColumn(), text, BarColumn(24), note, TimeElapsedColumn()
+            self._live = LiveLine(*columns, console=self.console, transient=True)
             self._live.start()
-        self._live.reset(self._task, total=total, description=words, note="")
+        else:
+            self._live.remove_task(self._task)
+        self._task = self._live.add_task(words, total=total, note=f"0/{total}" if total else "")
+
+    def _count(self, done: int, note: str = "") -> None:
+        if self._live is not None:
+            self._live.update(self._task, completed=done, note=f"{done}/{self.total}{note}")
 
     def _stop(self) -> None:
         if self._live is not None:
@@ -83,10 +88,9 @@ class Progress(ProgressBar):
         """An episode has ended, in training or evaluation."""
         self.played += 1
         self.successes += episode.success
-        if self._live is not None:
-            self._live.update(self._task, advance=1, note=f"success {self.successes / self.played:.0%}")
-            if self._live.finished and self._rolling:
-                self._phase("scoring")
+        self._count(self.played, f" · success {self.successes / self.played:.0%}")
+        if self.phase == ROLLOUT and self.played == self.total:
+            self._phase("scoring")
 
     # ------------------------------------------------------------------ fit
 
@@ -110,12 +114,13 @@ class Progress(ProgressBar):
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._roll_out(trainer)
 
-    def on_train_epoch_start(self, trainer: L.Trainer, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._phase("updating", int(self.total_train_batches))
 
-    def on_train_batch_end(self, trainer: L.Trainer, *_: Any) -> None:
-        if self._live is not None:
-            self._live.update(self._task, advance=1)
+    def on_train_batch_end(
+        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        self._count(batch_idx + 1)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for episode in iteration_of(trainer).episodes:
@@ -156,7 +161,7 @@ class Progress(ProgressBar):
     on_test_start = on_predict_start = on_validation_start
 
     def on_validation_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
-        verb = VERBS.get(str(trainer.state.fn), VERBS["validate"])
+        verb = VERBS.get(stage_of(trainer), VERBS["validate"])
         self._phase(f"{verb} {len(batch)} tasks", len(batch))
 
     def on_test_batch_start(self, trainer: L.Trainer, pl_module: L.LightningModule, batch: Any, *_: Any) -> None:
@@ -181,12 +186,17 @@ class Progress(ProgressBar):
             self.print(f"{head(trainer, 0)} · untrained · validation {success} · {seconds}")
         else:
             self._stop()
-            self.print(f"{trainer.state.fn} · success {success} · {seconds}")
+            self.print(f"{stage_of(trainer)} · success {success} · {seconds}")
 
     on_test_end = on_validation_end
 
     def on_predict_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()
+
+
+def stage_of(trainer: L.Trainer) -> str:
+    """The subcommand that runs: "fit", "validate", "test" or "predict"."""
+    return trainer.state.fn.value if trainer.state.fn else ""
 
 
 def percent(share: float | None) -> str:

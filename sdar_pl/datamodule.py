@@ -136,7 +136,8 @@ class RolloutDataModule(L.LightningDataModule):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Roll out and score; once for each epoch, also when Lightning asks twice (on resuming)."""
-        epoch = self.trainer.current_epoch
+        # When Lightning first asks on resuming, `current_epoch` still is the one that has ended.
+        epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[union-attr]
         if self.iteration is None or self.iteration.epoch != epoch:
             with self.trainer.precision_plugin.forward_context():
                 self.iteration = self._iterate(epoch)

@@ -129,6 +129,10 @@ class SDARModule(L.LightningModule):
         ratio = ((behaviour - batch.engine) * batch.mask).exp().clamp(max=self.importance_cap)
         return batch.advantages * ratio
 
+    def on_fit_start(self) -> None:
+        if self.trainer.ckpt_path:
+            self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
+
     def on_train_epoch_start(self) -> None:
         last = self.trainer.max_epochs is not None and self.trainer.current_epoch + 1 == self.trainer.max_epochs
         if last and self.trainer.check_val_every_n_epoch:
