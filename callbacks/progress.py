@@ -22,7 +22,7 @@ from sdar_pl.means import Means
 from sdar_pl.types import Episode
 
 ROLLOUT = "rolling out"
-NAMES = ("success", "reward", "validation")
+NAMES = ("success", "reward", "gate", "validation")
 VERBS = {"validate": "validating", "test": "testing", "predict": "playing"}
 
 
@@ -121,17 +121,18 @@ class Progress(ProgressBar):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._count(batch_idx + 1)
+        if "gate" in outputs["tokens"]:
+            self.means.update("gate", outputs["tokens"]["gate"], batch.mask)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for episode in iteration_of(trainer).episodes:
             self.means.update("success", float(episode.success))
             self.means.update("reward", episode.reward)
         means = self.means.compute()
-        gate = trainer.callback_metrics.get("gate/mean")
         parts = [
             f"success {percent(means.get('success'))}",
             f"reward {means.get('reward', 0.0):6.3f}",
-            f"gate {'    –' if gate is None else f'{float(gate):5.3f}'}",
+            f"gate {means['gate']:5.3f}" if "gate" in means else "gate     –",
         ]
         if "validation" in means:
             parts.append(f"validation {percent(means['validation'])}")
@@ -154,7 +155,6 @@ class Progress(ProgressBar):
     # ------------------------------------------------------------------ evaluation
 
     def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.means = Means(NAMES)
         if trainer.sanity_checking or trainer.state.fn != "fit":
             self.since = time.perf_counter()
 
