@@ -64,7 +64,7 @@ class RolloutDataModule(L.LightningDataModule):
         steps_per_iteration: optimizer steps an iteration.
         micro_batch_tokens: padded tokens of one forward-backward.
         train_split, validation_split, test_split: names of the environment's splits.
-        panel_tasks: evaluate on so many tasks of a split, drawn once by ``seed`` (null: all).
+        panel_tasks: evaluate on so many tasks of a split, the same for every seed (null: all).
         train_with_context: show the privileged context to the student in training too (Skill-GRPO).
         evaluate_with_context: show the privileged context to the student in evaluation, to measure the teacher.
         seed: of task order and sampling (linked to seed_everything).
@@ -130,6 +130,12 @@ class RolloutDataModule(L.LightningDataModule):
         self.trainer.lightning_module.objective.validate(context=not isinstance(self.context, NoContext))
         if self.advantage.needs_anchors and self.prompter.history != "windowed":
             raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
+        self.context.bind(self.environment, self.group_size)
+        if self.context.after_play and (self.train_with_context or self.evaluate_with_context):
+            raise UserError(
+                "data.train_with_context, data.evaluate_with_context: this context is made of finished episodes and "
+                "cannot be shown to a student that plays; set both to false"
+            )
         if stage == "fit":
             self.environment.tasks(self.splits["train"])
         self.panel("test" if stage in ("test", "predict") else "validate")
@@ -170,6 +176,7 @@ class RolloutDataModule(L.LightningDataModule):
         played = play(self.environment, seats, self.engine, self.prompter, self.sampling, self.rules, tell)
         episodes = [episode for episode in played if episode.turns and not episode.failed]
         rolled = time.perf_counter()
+        self._look_back(episodes)
         rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, self.prompter.history)]
         set_advantages(rows, episodes, self.advantage)
         score(
@@ -197,6 +204,14 @@ class RolloutDataModule(L.LightningDataModule):
             prefilled=self.engine.prefilled,
             failed=[episode for episode in played if episode.failed],
         )
+
+    def _look_back(self, episodes: Sequence[Episode]) -> None:
+        """Let the context provider read the finished groups; the teacher's prompts follow, the student's stay."""
+        for episode in episodes:
+            context = self.context.after(episode, [other for other in episodes if other.group == episode.group])
+            if context != episode.context:
+                episode.context = context
+                self.prompter.reread(self.environment, episode)
 
     def _tell(self, episode: Episode) -> None:
         for listener in self.listeners:
@@ -262,7 +277,7 @@ class RolloutDataModule(L.LightningDataModule):
             return list(tasks)
         if not 1 <= self.panel_tasks <= len(tasks):
             raise UserError(f"data.panel_tasks: {self.panel_tasks} is not between 1 and the split's {len(tasks)} tasks")
-        chosen = np.random.default_rng([self.seed, EVALUATE]).choice(len(tasks), self.panel_tasks, replace=False)
+        chosen = np.random.default_rng([EVALUATE]).choice(len(tasks), self.panel_tasks, replace=False)
         return [tasks[int(i)] for i in np.sort(chosen)]
 
     def _panel_loader(self, stage: str) -> DataLoader[list[tuple[int, Task]]]:

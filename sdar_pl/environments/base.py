@@ -42,6 +42,10 @@ class Environment(ABC):
     def session(self, task: Task) -> Session:
         """A fresh session; safe to call from several threads."""
 
+    def expert_plan(self, task: Task) -> tuple[str, ...]:
+        """The actions of a known solution, for a teacher to read; empty where none is known."""
+        return ()
+
     @abstractmethod
     def parse(self, text: str) -> tuple[str, bool]:
         """Model output → (action, whether the output kept to the asked format)."""

@@ -1,7 +1,7 @@
 """Privileged context: what the teacher may read of a task and the student may not.
 
 A provider turns a task into one block of text; prompts.py puts it into the teacher's prompt. Left out here:
-contexts made from episodes (a successful sibling, hindsight).
+contexts made of episodes and of known solutions (hindsight.py).
 """
 
 from __future__ import annotations
@@ -10,17 +10,32 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Any
 
+from sdar_pl.environments.base import Environment
 from sdar_pl.skills.library import SkillLibrary
 from sdar_pl.skills.retrievers import ByKind, Retriever
-from sdar_pl.types import Skill, Task
+from sdar_pl.types import Episode, Skill, Task
 
 
 class ContextProvider(ABC):
-    """Gives a task its privileged context."""
+    """Gives a task its privileged context.
+
+    ``after_play`` says that the context is made of finished episodes (``after``): there is nothing yet to show to a
+    student that plays.
+    """
+
+    after_play: bool = False
+
+    def bind(self, environment: Environment, group_size: int) -> None:  # noqa: B027 - most take any
+        """Meet the environment. Raises ``UserError`` where there is nothing that the context could be made of."""
 
     @abstractmethod
     def provide(self, task: Task) -> str:
-        """The privileged context in words; empty where there is none."""
+        """The privileged context in words, before the task is played; empty where there is none."""
+
+    def after(self, episode: Episode, group: Sequence[Episode]) -> str:
+        """The privileged context once all of the episode's ``group`` (itself included) have ended: only the teacher,
+        who scores a finished episode, can read it. By default what was provided before."""
+        return episode.context
 
     def update(self, task: Task, success: bool) -> None:  # noqa: B027 - most do not learn
         """Hear how one episode of a task ended whose context was provided last."""
