@@ -4,9 +4,8 @@
 - *teacher*: adapters on, no gradient, reading privileged context (the rows differ, not the weights);
 - *reference*: adapters off.
 
-Log-probs are taken at response positions only, in chunks of [tokens, vocabulary] that are recomputed in
-backward, so neither the prompt's logits nor a whole batch of logits ever exists.
-Left out: sampling (engines/), prompts (prompts.py), sharding (the Lightning strategy).
+Log-probs are taken at response positions only, in chunks (logprobs.py): neither the prompt's logits nor a whole batch of
+logits ever exists. Left out: sampling (engines/), prompts (prompts.py), sharding (the Lightning strategy).
 """
 
 from __future__ import annotations
@@ -20,10 +19,11 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
-from torch.utils.checkpoint import checkpoint
 
 from sdar_pl.batch import Batch
 from sdar_pl.errors import UserError
+from sdar_pl.logprobs import token_logprobs
+from sdar_pl.quantization import prepare_quantized, quantization_config
 
 ASSETS = Path(__file__).parent / "assets"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -73,6 +73,27 @@ class ModelSource:
         return self.name
 
 
+def adapt(net: Any, lora: LoRA) -> Any:
+    """Put adapters on a model. Raises ``UserError`` if ``target_modules`` match none of its layers."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(net, config)
+    except ValueError as error:
+        linear = sorted({name.rsplit(".", 1)[-1] for name, part in net.named_modules() if isinstance(part, nn.Linear)})
+        raise UserError(
+            f"model.policy.lora.target_modules: {lora.target_modules} matches nothing in this model; "
+            f"its linear layers are {', '.join(linear)}"
+        ) from error
+
+
 def packaged_models() -> list[str]:
     """Names of the models that ship with the package."""
     return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
@@ -103,7 +124,7 @@ class Policy(nn.Module):
         attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
         gguf_file: str | None = None,
         random_weights: bool = False,
-        logits_chunk: int = 2048,
+        logits_chunk: int = 512,
     ) -> None:
         super().__init__()
         from transformers import AutoTokenizer
@@ -136,7 +157,7 @@ class Policy(nn.Module):
         net = self._load()
         net.config.use_cache = False
         if self.lora is not None:
-            net = self._adapt(net, self.lora)
+            net = adapt(net, self.lora)
         elif self.dtype_name == "bfloat16":
             warnings.warn("training all weights in bfloat16 loses small updates; prefer LoRA or float32", stacklevel=2)
         if self.gradient_checkpointing:
@@ -154,33 +175,16 @@ class Policy(nn.Module):
             options["quantization_config"] = quantization_config(self.quantization, DTYPES[self.dtype_name])
         try:
             if self.source.random_weights:
-                return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), **options)
-            net = AutoModelForCausalLM.from_pretrained(path, **gguf, **options)
+                net = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=options["dtype"])
+                options |= {"config": net.config, "state_dict": net.state_dict()}
+                net = type(net).from_pretrained(None, **options)
+            else:
+                net = AutoModelForCausalLM.from_pretrained(path, **gguf, **options)
         except (OSError, ValueError, ImportError) as error:
             raise UserError(f"model.policy.model: cannot load {self.source.name!r}: {_first_line(error)}") from error
         if self.quantization:
             prepare_quantized(net)
         return net
-
-    @staticmethod
-    def _adapt(net: Any, lora: LoRA) -> Any:
-        from peft import LoraConfig, get_peft_model
-
-        config = LoraConfig(
-            r=lora.r,
-            lora_alpha=lora.alpha,
-            lora_dropout=lora.dropout,
-            target_modules=lora.target_modules,
-            task_type="CAUSAL_LM",
-        )
-        try:
-            return get_peft_model(net, config)
-        except ValueError as error:
-            linear = sorted({name.rsplit(".", 1)[-1] for name, part in net.named_modules() if isinstance(part, nn.Linear)})
-            raise UserError(
-                f"model.policy.lora.target_modules: {lora.target_modules} matches nothing in this model; "
-                f"its linear layers are {', '.join(linear)}"
-            ) from error
 
     # ------------------------------------------------------------------ views
 
@@ -237,61 +241,6 @@ class Policy(nn.Module):
         blank = torch.zeros_like(batch.mask, dtype=values.dtype)
         full = blank.masked_scatter(keep, values)
         return full, blank.masked_scatter(keep, entropies) if entropies is not None else None
-
-
-def token_logprobs(
-    hidden: Tensor, head: nn.Module, targets: Tensor, *, temperature: float = 1.0, entropy: bool = False, chunk: int = 2048
-) -> tuple[Tensor, Tensor | None]:
-    """Log-probs (and entropies) of ``targets`` [N] under ``softmax(head(hidden) / temperature)``; hidden [N, D].
-
-    Never holds more than ``chunk`` × vocabulary logits: each chunk is recomputed in backward. float32 at least.
-    """
-
-    def piece(states: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor | None]:
-        logits = head(states)
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32)) / temperature
-        norm = logits.logsumexp(-1)
-        picked = logits.gather(-1, wanted[:, None]).squeeze(-1) - norm
-        spread = norm - (logits.softmax(-1) * logits).sum(-1) if entropy else None
-        return picked, spread
-
-    values, spreads = [], []
-    for start in range(0, max(len(hidden), 1), chunk):
-        states, wanted = hidden[start : start + chunk], targets[start : start + chunk]
-        if torch.is_grad_enabled() and states.requires_grad:
-            value, spread = checkpoint(piece, states, wanted, use_reentrant=False)
-        else:
-            value, spread = piece(states, wanted)
-        values.append(value)
-        if spread is not None:
-            spreads.append(spread)
-    return torch.cat(values), torch.cat(spreads) if entropy else None
-
-
-# ---------------------------------------------------------------------- quantisation
-
-
-def quantization_config(kind: str, dtype: torch.dtype) -> Any:
-    """The transformers configuration of a bitsandbytes base: NF4 with double quantisation, or int8."""
-    from transformers import BitsAndBytesConfig
-
-    if kind == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(
-        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_use_double_quant=True, bnb_4bit_compute_dtype=dtype
-    )
-
-
-def prepare_quantized(net: nn.Module) -> None:
-    """Keep bitsandbytes from repacking 4-bit weights in no-grad forwards on AVX512-BF16 CPUs.
-
-    The repacked layout breaks later training there, in some models silently (wrong gradients).
-    """
-    import bitsandbytes as bnb
-
-    for part in net.modules():
-        if isinstance(part, bnb.nn.Linear4bit):
-            part.support_avx512bf16_for_cpu = False
 
 
 def _gguf(file: str | None) -> dict[str, str]:
