@@ -8,6 +8,7 @@ Whole groups stay on one rank, and every rank gets the same number of micro-batc
 from __future__ import annotations
 
 import time
+import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -22,7 +23,7 @@ from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
 from sdar_pl.policy import Policy
-from sdar_pl.prompts import Prompter
+from sdar_pl.prompts import Prompter, TooLongError
 from sdar_pl.rollout import Play, Seat, play
 from sdar_pl.scoring import score, set_advantages, shape_iteration
 from sdar_pl.skills.providers import ContextProvider, NoContext
@@ -206,12 +207,20 @@ class RolloutDataModule(L.LightningDataModule):
         )
 
     def _look_back(self, episodes: Sequence[Episode]) -> None:
-        """Let the context provider read the finished groups; the teacher's prompts follow, the student's stay."""
+        """Let the context provider read the finished groups; the teacher's prompts follow, the student's stay.
+
+        How long such a context gets is luck, so one over the limit does not stop the run: it is left out, with a word.
+        """
         for episode in episodes:
             context = self.context.after(episode, [other for other in episodes if other.group == episode.group])
             if context != episode.context:
                 episode.context = context
-                self.prompter.reread(self.environment, episode)
+                try:
+                    self.prompter.reread(self.environment, episode)
+                except TooLongError as error:
+                    warnings.warn(f"an episode goes without privileged context: {error}", stacklevel=2)
+                    episode.context = ""
+                    self.prompter.reread(self.environment, episode)
 
     def _tell(self, episode: Episode) -> None:
         for listener in self.listeners:

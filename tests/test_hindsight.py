@@ -29,6 +29,8 @@ PLAN = HOUSE.expert_plan(TASK)
 class Letters:
     """A tokenizer whose tokens are characters."""
 
+    all_special_ids = (ord("¶"),)
+
     def apply_chat_template(self, chat: Sequence[dict[str, str]], **_: Any) -> str:
         return "".join(f"<{m['role']}>{m['content']}¶" for m in chat) + "<assistant>"
 
@@ -209,3 +211,24 @@ def test_every_context_config(path: Path, tmp_path: Path) -> None:
         assert len(context.library) == len(SkillContext("alfworld").library)  # the base's library stays
         assert "Useful skills" in context.provide(TASK)
     assert path.read_text().startswith("# ")
+
+
+@pytest.mark.parametrize("history", ["conversation", "windowed"])
+def test_a_context_over_the_limit_is_left_out_with_a_word(history: str) -> None:
+    good, _ = played(Hindsight(), [True, False])
+    module = data(Hindsight(), history)
+    whole = sum(len(turn.prompt) + len(turn.response) for turn in good.turns) + len(good.context) + len("<system>¶")
+    enough = whole - len(good.turns[-1].response)
+    good.context = ""
+    module.prompter.max_teacher_tokens = enough if history == "conversation" else 100_000
+    module._look_back([good])
+    assert good.context
+    good.context, module.prompter.max_teacher_tokens = "", len(good.turns[0].prompt) + 10
+    with pytest.warns(UserWarning, match="without privileged context.*max_teacher_tokens"):
+        module._look_back([good])
+    assert good.context == ""
+    assert not any(turn.teacher_prompt for turn in good.turns)
+    if history == "conversation":
+        good.context, module.prompter.max_teacher_tokens = "", enough - 1
+        with pytest.warns(UserWarning, match="without privileged context"):
+            module._look_back([good])
