@@ -20,6 +20,10 @@ from sdar_pl.types import Episode, Message
 RESPONSE = "⟦response⟧"
 
 
+class TooLongError(UserError):
+    """A prompt is over its limit."""
+
+
 class Prompter:
     """Renders turns for one tokenizer.
 
@@ -81,7 +85,8 @@ class Prompter:
     def reread(self, environment: Environment, episode: Episode) -> None:
         """Set the teacher's prompt of every turn anew, from the episode's ``context`` as it is now.
 
-        Nothing of the student's changes: the two prompts differ only by the privileged context.
+        Nothing of the student's changes: the two prompts differ only by the privileged context. Raises
+        ``TooLongError`` for a prompt over the teacher's limit; then the prompts are of no use.
         """
         for number, turn in enumerate(episode.turns):
             if number and self.history == "conversation":
@@ -89,6 +94,10 @@ class Prompter:
             else:
                 past = replace(episode, turns=episode.turns[:number])
                 turn.teacher_prompt = self.prompts(environment, past)[1]
+        if self.history == "conversation" and episode.context:
+            *past_turns, last = ((turn.teacher_prompt or turn.prompt, turn.response) for turn in episode.turns)
+            longest = [token for turn in past_turns for part in turn for token in part] + last[0]
+            self._check(longest, self.max_teacher_tokens, "max_teacher_tokens", episode)
 
     def _messages(self, content: str, context: str = "") -> list[Message]:
         system = self.system
@@ -138,7 +147,7 @@ class Prompter:
 
     def _check(self, tokens: list[int], limit: int, key: str, episode: Episode) -> None:
         if len(tokens) > limit:
-            raise UserError(
+            raise TooLongError(
                 f"data.prompter.{key}: the prompt of task {episode.task.id} has {len(tokens)} tokens, the limit is {limit}; "
                 "raise it, show less history, or use shorter skills (nothing is truncated)"
             )
