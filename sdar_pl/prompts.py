@@ -31,7 +31,7 @@ class Prompter:
         history: "conversation" (append-only chat, one row an episode) or "windowed" (the paper: each prompt is
             rebuilt from the last ``window`` steps, one row a turn).
         window: steps shown in ``windowed`` history.
-        system: the student's system message; null leaves the template's own.
+        system: the student's system message; null leaves the template's own (the teacher then reads that one, too).
         placement: where privileged context goes: "system" message, or "user" for templates without one.
         max_prompt_tokens: limit of the student's context.
         max_teacher_tokens: limit of the teacher's.
@@ -53,16 +53,20 @@ class Prompter:
         self.max_prompt_tokens, self.max_teacher_tokens = max_prompt_tokens, max_teacher_tokens
         self.tokenizer: Any = None
         self._between: tuple[str, str] = ("", "")
+        self._special: frozenset[int] = frozenset()
+        self._default_system: str | None = None  # looked up when first wanted
 
     def bind(self, tokenizer: Any) -> None:
-        """Use this tokenizer's chat template."""
+        """Use this tokenizer's chat template. Raises ``UserError`` for one that cannot do what is asked here."""
         self.tokenizer = tokenizer
-        self._between = self._reply_frame()
+        self._special, self._default_system = frozenset(tokenizer.all_special_ids), None
+        if self.history == "conversation":
+            self._between = self._reply_frame()
 
     # ------------------------------------------------------------------ one turn
 
     def prompts(self, environment: Environment, episode: Episode) -> tuple[list[int], list[int]]:
-        """(student tokens, teacher tokens) of the episode's next turn; the teacher's are empty where they do not differ.
+        """(student tokens, teacher tokens) of the next turn; the teacher's are empty where they do not differ.
 
         Raises ``UserError`` for a prompt over its limit.
         """
@@ -102,6 +106,7 @@ class Prompter:
     def _messages(self, content: str, context: str = "") -> list[Message]:
         system = self.system
         if context and self.placement == "system":
+            system = system or self._own_system()
             system = f"{system}\n\n{context}" if system else context
         elif context:
             content = f"{context}\n\n{content}"
@@ -113,8 +118,10 @@ class Prompter:
         tokens: list[int] = self.tokenizer.encode(
             before + environment.reply(last.observation) + after, add_special_tokens=False
         )
-        # A response that ended by itself carries the template's end-of-turn token already.
-        return tokens[1:] if last.response[-1] == tokens[0] else tokens
+        # A response that ended by itself carries the template's end-of-turn token already. Some templates put
+        # characters before it.
+        ended = last.response[-1]
+        return tokens[tokens.index(ended) + 1 :] if ended in self._special and ended in tokens else tokens
 
     # ------------------------------------------------------------------ the template
 
@@ -136,6 +143,20 @@ class Prompter:
         tokens: list[int] = self.tokenizer.encode(self._render(messages, generate=True), add_special_tokens=False)
         return tokens
 
+    def _own_system(self) -> str:
+        """The system message that the template puts in where none is given; empty where it puts in none."""
+        if self._default_system is None:
+            user = Message("user", "x")
+            before, found, after = self._render([Message("system", RESPONSE), user], generate=True).partition(RESPONSE)
+            if not found:
+                raise UserError(
+                    "data.prompter.placement: the chat template leaves out the system message; use placement: user"
+                )
+            plain = self._render([user], generate=True)
+            fits = len(plain) > len(before + after) and plain.startswith(before) and plain.endswith(after)
+            self._default_system = plain[len(before) : len(plain) - len(after)] if fits else ""
+        return self._default_system
+
     def _reply_frame(self) -> tuple[str, str]:
         """The template's text from the end of a response to a user message, and from there to the next response."""
         chat = [Message("user", "x"), Message("assistant", RESPONSE), Message("user", RESPONSE)]
@@ -148,13 +169,18 @@ class Prompter:
     def _check(self, tokens: list[int], limit: int, key: str, episode: Episode) -> None:
         if len(tokens) > limit:
             raise TooLongError(
-                f"data.prompter.{key}: the prompt of task {episode.task.id} has {len(tokens)} tokens, the limit is {limit}; "
-                "raise it, show less history, or use shorter skills (nothing is truncated)"
+                f"data.prompter.{key}: the prompt of task {episode.task.id} has {len(tokens)} tokens, the limit is "
+                f"{limit}; raise it, show less history, or use shorter skills (nothing is truncated)"
             )
 
-    def full(self, tokens: list[int]) -> bool:
-        """Whether a conversation has outgrown the student's limit (the episode then ends, counted as overflow)."""
-        return self.history == "conversation" and len(tokens) > self.max_prompt_tokens
+    def full(self, tokens: list[int], episode: Episode) -> bool:
+        """Whether a conversation has outgrown a limit, the student's or the teacher's, so that the episode must end
+        (counted as overflow). ``tokens`` is the student's next prompt, whole."""
+        first = episode.turns[0]
+        more = len(first.teacher_prompt) - len(first.prompt) if first.teacher_prompt else 0
+        return self.history == "conversation" and (
+            len(tokens) > self.max_prompt_tokens or len(tokens) + more > self.max_teacher_tokens
+        )
 
     def decode(self, response: list[int]) -> str:
         """The text of a response for the environment, without the template's special tokens."""

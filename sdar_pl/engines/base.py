@@ -40,11 +40,13 @@ class Sampling:
 class Request:
     """One response wanted. ``prompt`` is the whole context so far; ``session`` names the episode, so that an engine
     may keep its KV cache between turns; ``stream`` is the episode's own random stream, so that what is sampled
-    does not depend on which other rows share the batch."""
+    does not depend on which other rows share the batch. ``keep`` False says that the session's next prompt will not
+    go on from this one (``windowed`` history), so that nothing need be kept."""
 
     session: int
     prompt: list[int]
     stream: np.random.Generator
+    keep: bool = True
 
 
 @dataclass

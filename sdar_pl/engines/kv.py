@@ -1,7 +1,7 @@
-"""Key–value caches of many sessions as padded tensors: gather rows, drop holes, put rows side by side.
+"""Key–value caches of many sessions as padded tensors, and the one operation on them: ``gather`` rows of several.
 
-A ``Block`` is [n rows, heads, T, width] per layer with a validity mask [n, T]. Within a turn rows end at different
-times and leave holes; ``compact`` removes them, so that between turns every row is left-padded and contiguous.
+Within a turn rows end at different times and leave holes; gathering drops them. Tensors are wider than what they
+hold, so that a new token is written behind the last one (room.py) instead of copying all of them.
 """
 
 from __future__ import annotations
@@ -13,59 +13,72 @@ from typing import Any
 import torch
 from torch import Tensor
 
+#: columns of room added at a time
+STEP = 64
+
 
 @dataclass
 class Block:
-    """Cached rows. ``layers`` holds (keys, values) [n, H, T, D]; ``valid`` [n, T] bool."""
+    """n cached rows. ``valid`` [n, T] bool says which columns count; ``layers`` holds (keys, values) [n, H, ≥ T, D],
+    whose columns behind the first T are room."""
 
     layers: list[tuple[Tensor, Tensor]]
     valid: Tensor
 
     @staticmethod
     def of(cache: Any, valid: Tensor) -> Block:
-        """The content of a transformers ``DynamicCache``."""
-        return Block([(layer.keys, layer.values) for layer in cache.layers], valid)
+        """The content of a transformers cache."""
+        return Block([getattr(layer, "wide", (layer.keys, layer.values)) for layer in cache.layers], valid)
 
     def cache(self) -> Any:
-        """A transformers ``DynamicCache`` of these rows."""
+        """A transformers cache of these rows."""
         from transformers import DynamicCache
 
-        return DynamicCache(self.layers)
+        from sdar_pl.engines.room import RoomyLayer
 
-    def select(self, rows: Tensor) -> Block:
-        """Rows by index; an index may occur more than once (a prompt shared by a group)."""
-        return Block([(k[rows], v[rows]) for k, v in self.layers], self.valid[rows])
-
-    def compact(self) -> Block:
-        """The same rows without holes, left-padded to the longest."""
-        width = self.valid.shape[1]
-        longest = int(self.valid.sum(1).max())
-        if longest == width:
-            return self
-        # A stable sort puts invalid columns first and keeps the order of valid ones.
-        order = torch.argsort(self.valid.to(torch.int8), dim=1, stable=True)[:, width - longest :]
-
-        def pick(x: Tensor) -> Tensor:
-            return x.gather(2, order[:, None, :, None].expand(-1, x.shape[1], -1, x.shape[3]))
-
-        return Block([(pick(k), pick(v)) for k, v in self.layers], self.valid.gather(1, order))
+        cache = DynamicCache()
+        cache.layers = [RoomyLayer(keys, values, self.valid.shape[1]) for keys, values in self.layers]
+        return cache
 
 
-def join(blocks: Sequence[Block]) -> Block:
-    """Blocks one below the other, left-padded to the widest."""
-    if len(blocks) == 1:
-        return blocks[0]
-    width = max(block.valid.shape[1] for block in blocks)
+def gather(parts: Sequence[tuple[Block, Sequence[int]]], room: int = 0) -> Block:
+    """Rows of several blocks one below the other, left-padded to the longest, with ``room`` columns to spare.
 
-    def pad(x: Tensor, missing: int) -> Tensor:
-        return torch.nn.functional.pad(x, (0, 0, missing, 0)) if missing else x
+    A row may be named more than once (a prompt shared by a group). A block that is wanted as it is, is not copied.
+    """
+    columns = [_columns(block, rows) for block, rows in parts]
+    width = max(valid.shape[1] for _, _, valid in columns)
+    if len(parts) == 1 and list(parts[0][1]) == list(range(len(parts[0][0].valid))) and columns[0][1] is None:
+        return parts[0][0]
 
-    def stack(parts: Sequence[Tensor]) -> Tensor:
-        return torch.cat([pad(part, width - part.shape[2]) for part in parts])
+    def copy(number: int, which: int) -> Tensor:
+        like = parts[0][0].layers[number][which]
+        whole = like.new_empty(sum(len(rows) for _, rows in parts), like.shape[1], width + room, like.shape[3])
+        start = 0
+        for (block, _), (index, order, valid) in zip(parts, columns, strict=True):
+            source = block.layers[number][which]
+            target = whole[start : start + len(index)]
+            inner = target[:, :, width - valid.shape[1] : width]
+            target[:, :, : width - valid.shape[1]] = 0
+            if order is None:
+                torch.index_select(source[:, :, : valid.shape[1]], 0, index, out=inner)
+            else:
+                inner.copy_(source.transpose(1, 2)[index[:, None], order].transpose(1, 2))
+            start += len(index)
+        return whole
 
-    layers = [
-        (stack([block.layers[i][0] for block in blocks]), stack([block.layers[i][1] for block in blocks]))
-        for i in range(len(blocks[0].layers))
-    ]
-    valid = torch.cat([torch.nn.functional.pad(block.valid, (width - block.valid.shape[1], 0)) for block in blocks])
-    return Block(layers, valid)
+    layers = [(copy(number, 0), copy(number, 1)) for number in range(len(parts[0][0].layers))]
+    padded = [torch.nn.functional.pad(valid, (width - valid.shape[1], 0)) for _, _, valid in columns]
+    return Block(layers, torch.cat(padded))
+
+
+def _columns(block: Block, rows: Sequence[int]) -> tuple[Tensor, Tensor | None, Tensor]:
+    """(row indices, order of the columns or None for the order that they have, validity) without idle columns."""
+    index = torch.tensor(rows, dtype=torch.long, device=block.valid.device)
+    valid = block.valid[index]
+    width, longest = valid.shape[1], int(valid.sum(1).max())
+    if longest == width:
+        return index, None, valid
+    # A stable sort puts invalid columns first and keeps the order of valid ones.
+    order = torch.argsort(valid.to(torch.int8), dim=1, stable=True)[:, width - longest :]
+    return index, order, valid.gather(1, order)

@@ -10,18 +10,29 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import groupby
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
-from sdar_pl.engines.kv import Block, join
+from sdar_pl.engines.kv import STEP, Block, gather
 from sdar_pl.errors import UserError
 from sdar_pl.policy import Policy
 
 #: rows leave the decoding batch once this share of it has finished (leaving copies the cache)
 LEAVE_SHARE = 0.25
+
+
+@dataclass
+class Kept:
+    """What is cached of a session between its turns: a row of a block, and the tokens that it stands for."""
+
+    tokens: list[int]
+    block: Block
+    row: int
 
 
 class TransformersEngine(Engine):
@@ -34,24 +45,21 @@ class TransformersEngine(Engine):
     """
 
     def __init__(self, max_rows: int = 256, prefill_tokens: int = 16384, keep_cache: bool = True) -> None:
+        for name, value in {"max_rows": max_rows, "prefill_tokens": prefill_tokens}.items():
+            if value < 1:
+                raise UserError(f"data.engine.{name}: {value} must be 1 or more")
         self.max_rows, self.prefill_tokens, self.keep_cache = max_rows, prefill_tokens, keep_cache
         self._policy: Policy | None = None
-        self._kept: list[tuple[list[int], Block]] = []  # session numbers and their cached rows
-        self._cached: dict[int, list[int]] = {}  # session → the tokens that its cache stands for
+        self._kept: dict[int, Kept] = {}
 
     def sync(self, policy: Policy) -> None:
-        kinds = set(getattr(policy.causal_lm.config, "layer_types", None) or ["full_attention"])
-        if kinds != {"full_attention"}:
-            raise UserError(
-                f"data.engine: this model has {', '.join(sorted(kinds))} layers; the transformers engine keeps caches of "
-                "full attention only, use another model"
-            )
-        self._policy, self._kept, self._cached = policy, [], {}
+        _refuse_partial_caches(policy.causal_lm.config)
+        self._policy, self._kept = policy, {}
         self.prefilled = self.generated = 0
 
     def release(self, sessions: Sequence[int]) -> None:
         for session in sessions:
-            self._cached.pop(session, None)
+            self._kept.pop(session, None)
 
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
@@ -76,68 +84,52 @@ class TransformersEngine(Engine):
 
     def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         block, logits, order = self._prefill(requests)
-        rows = [requests[i] for i in order]
-        decoded = self._decode(rows, block, logits, sampling)
-        for request, completion in zip(rows, decoded, strict=True):
-            # The last token was sampled but never fed: it is not in the cache.
-            self._cached[request.session] = [*request.prompt, *completion.tokens[:-1]]
-        result = [decoded[0]] * len(requests)
-        for i, completion in zip(order, decoded, strict=True):
-            result[i] = completion
-        return result
+        decoded = self._decode([requests[i] for i in order], block, logits, sampling)
+        by_request = dict(zip(order, decoded, strict=True))
+        return [by_request[i] for i in range(len(requests))]
 
     def _prefill(self, requests: Sequence[Request]) -> tuple[Block, Tensor, list[int]]:
         """Cache, next-token logits [n, V] and the order of the requests in them: continued sessions come first."""
-        old = [i for i, request in enumerate(requests) if self._continues(request)] if self.keep_cache else []
-        known = set(old)
-        new = [i for i in range(len(requests)) if i not in known]
-        blocks, logits = [], []
-        if old:
-            kept = self._take([requests[i].session for i in old])
-            rest = [requests[i].prompt[len(self._cached[requests[i].session]) :] for i in old]
-            block, last = self._forward(rest, kept)
-            blocks.append(block)
+        old = [i for i, request in enumerate(requests) if self._continues(request)]
+        new = list(set(range(len(requests))).difference(old))
+        new.sort(key=lambda i: (len(requests[i].prompt), requests[i].prompt))
+        self.release([requests[i].session for i in new])
+        parts, logits = [], []
+        kept = {i: self._kept[requests[i].session] for i in old}
+        rest = {i: requests[i].prompt[len(kept[i].tokens) :] for i in old}
+        # In the order of their blocks, so that a block that goes on whole is not copied.
+        numbers = {id(one.block): n for n, one in enumerate(self._kept.values())}
+        old.sort(key=lambda i: (numbers[id(kept[i].block)], kept[i].row))
+        for chunk in _chunks([(i, len(rest[i])) for i in old], self.prefill_tokens):
+            past = self._take([requests[i].session for i in chunk], room=max(len(rest[i]) for i in chunk) + STEP)
+            block, last = self._forward([rest[i] for i in chunk], past)
+            parts.append((block, list(range(len(chunk)))))
             logits.append(last)
-        if new:
-            prompts = [tuple(requests[i].prompt) for i in new]
-            unique = {prompt: n for n, prompt in enumerate(dict.fromkeys(prompts))}
-            pieces = [self._forward(chunk, None) for chunk in self._chunks(list(unique))]
-            which = torch.tensor([unique[prompt] for prompt in prompts], device=pieces[0][1].device)
-            blocks.append(join([piece[0] for piece in pieces]).select(which))
-            logits.append(torch.cat([piece[1] for piece in pieces])[which])
-        return join(blocks), torch.cat(logits), old + new
+        # Equal prompts stand together and are run once.
+        unique = [list(same) for _, same in groupby(new, key=lambda i: requests[i].prompt)]
+        prompts = [requests[same[0]].prompt for same in unique]
+        for chunk in _chunks([(n, len(prompt)) for n, prompt in enumerate(prompts)], self.prefill_tokens):
+            block, last = self._forward([prompts[n] for n in chunk], None)
+            rows = [row for row, n in enumerate(chunk) for _ in unique[n]]
+            parts.append((block, rows))
+            logits.append(last[rows])
+        return gather(parts, room=STEP), torch.cat(logits), old + new
 
     def _continues(self, request: Request) -> bool:
-        cached = self._cached.get(request.session)
-        return bool(cached) and len(cached) < len(request.prompt) and request.prompt[: len(cached)] == cached  # type: ignore[arg-type]
+        kept = self._kept.get(request.session)
+        if kept is None or len(kept.tokens) >= len(request.prompt):
+            return False
+        return request.prompt[: len(kept.tokens)] == kept.tokens
 
-    def _chunks(self, prompts: list[tuple[int, ...]]) -> Iterator[list[list[int]]]:
-        chunk: list[list[int]] = []
-        for prompt in prompts:
-            if chunk and max(len(prompt), *map(len, chunk)) * (len(chunk) + 1) > self.prefill_tokens:
-                yield chunk
-                chunk = []
-            chunk.append(list(prompt))
-        yield chunk
-
-    def _take(self, sessions: list[int]) -> Block:
-        """The cached rows of these sessions, in order, compacted. Rows of released sessions are dropped."""
-        parts, where, left = [], {}, []
-        for members, block in self._kept:
-            wanted = [n for n, session in enumerate(members) if session in set(sessions)]
-            if wanted:
-                for n in wanted:
-                    where[members[n]] = len(where)
-                index = torch.tensor(wanted, device=block.valid.device)
-                parts.append(block.select(index) if len(wanted) < len(members) else block)
-            others = [n for n, session in enumerate(members) if session in self._cached and session not in where]
-            if others:
-                index = torch.tensor(others, device=block.valid.device)
-                left.append(([members[n] for n in others], block.select(index)))
-        self._kept = left
-        joined = join([part.compact() for part in parts])
-        order = [where[session] for session in sessions]
-        return joined if order == sorted(order) else joined.select(torch.tensor(order, device=joined.valid.device))
+    def _take(self, sessions: Sequence[int], room: int) -> Block:
+        """The cached rows of these sessions, in order and no longer kept. Sessions of one block stand together."""
+        parts: list[tuple[Block, list[int]]] = []
+        for session in sessions:
+            kept = self._kept.pop(session)
+            if not parts or parts[-1][0] is not kept.block:
+                parts.append((kept.block, []))
+            parts[-1][1].append(kept.row)
+        return gather(parts, room)
 
     def _forward(self, prompts: Sequence[Sequence[int]], past: Block | None) -> tuple[Block, Tensor]:
         """Run left-padded prompts after ``past`` → (cache, logits of each row's last token)."""
@@ -149,12 +141,12 @@ class TransformersEngine(Engine):
         fresh = torch.tensor([[False] * (width - len(p)) + [True] * len(p) for p in prompts], device=device)
         self.prefilled += sum(map(len, prompts))
         valid = fresh if past is None else torch.cat([past.valid, fresh], 1)
-        hidden, cache = self._step(tokens, valid, past.cache() if past else None)
+        positions = (valid.cumsum(1) - 1).clamp(min=0)[:, -width:]
+        hidden, cache = self._step(tokens, valid, positions, past.cache() if past else None)
         return Block.of(cache, valid), self._head(hidden[:, -1])
 
-    def _step(self, tokens: Tensor, valid: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    def _step(self, tokens: Tensor, valid: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
         assert self._policy is not None
-        positions = (valid.cumsum(1) - 1).clamp(min=0)[:, -tokens.shape[1] :]
         output = self._policy.causal_lm.get_decoder()(
             input_ids=tokens,
             attention_mask=valid.long(),
@@ -177,6 +169,7 @@ class TransformersEngine(Engine):
         active = list(range(len(rows)))  # row numbers in the decoding batch
         running = [True] * len(rows)  # by place in the batch
         cache, valid = block.cache(), block.valid
+        positions = valid.sum(1, keepdim=True)  # of the token to be fed next
         while True:
             tokens, logprobs = self._sample(logits, [rows[i] for i in active], running, sampling)
             for place, i in enumerate(active):
@@ -189,38 +182,37 @@ class TransformersEngine(Engine):
                 over = len(completion.tokens) >= sampling.max_new_tokens
                 if over or tokens[place] in ends or (sampling.stop and self._stopped(completion, sampling)):
                     running[place] = False
-            left = sum(running)
-            if left == 0:
-                self._keep([rows[i].session for i in active], Block.of(cache, valid))
-                return out
-            if left <= (1 - LEAVE_SHARE) * len(active):
-                cache, valid, active, tokens = self._leave(rows, cache, valid, active, running, tokens)
-                running = [True] * left
-            step = torch.tensor(tokens, device=valid.device)[:, None]
+            stay = [place for place, alive in enumerate(running) if alive]
+            if len(stay) <= (1 - LEAVE_SHARE) * len(active):
+                now = Block.of(cache, valid)
+                gone = [place for place, alive in enumerate(running) if not alive]
+                self._keep([(rows[active[place]], out[active[place]]) for place in gone], now, gone)
+                if not stay:
+                    return out
+                left = gather([(now, stay)], room=STEP)
+                cache, valid, positions = left.cache(), left.valid, positions[stay]
+                active, tokens, running = [active[p] for p in stay], [tokens[p] for p in stay], [True] * len(stay)
             live = torch.tensor(running, device=valid.device)[:, None]
             valid = torch.cat([valid, live], 1)
-            hidden, cache = self._step(step, valid, cache)
+            hidden, cache = self._step(torch.tensor(tokens, device=valid.device)[:, None], valid, positions, cache)
+            positions = positions + live
             logits = self._head(hidden[:, -1])
 
-    def _leave(
-        self, rows: Sequence[Request], cache: Any, valid: Tensor, active: list[int], running: list[bool], tokens: list[int]
-    ) -> tuple[Any, Tensor, list[int], list[int]]:
-        """Finished rows go (their caches are kept for the next turn); the others stay."""
-        block = Block.of(cache, valid)
-        stay = [place for place, alive in enumerate(running) if alive]
-        gone = [place for place, alive in enumerate(running) if not alive]
-        self._keep([rows[active[p]].session for p in gone], block.select(torch.tensor(gone, device=valid.device)))
-        kept = block.select(torch.tensor(stay, device=valid.device))
-        return kept.cache(), kept.valid, [active[p] for p in stay], [tokens[p] for p in stay]
-
-    def _keep(self, sessions: list[int], block: Block) -> None:
-        if self.keep_cache:
-            self._kept.append((sessions, block))
+    def _keep(self, ended: Sequence[tuple[Request, Completion]], block: Block, places: list[int]) -> None:
+        """Remember the rows of ``block`` at ``places`` for the next turns of the sessions that have ended theirs."""
+        if not self.keep_cache or not any(request.keep for request, _ in ended):
+            return
+        if len(places) < len(block.valid):
+            block, places = gather([(block, places)]), list(range(len(places)))
+        for row, (request, completion) in zip(places, ended, strict=True):
+            if request.keep:
+                # The last token was sampled but never fed: it is not in the cache.
+                self._kept[request.session] = Kept([*request.prompt, *completion.tokens[:-1]], block, row)
 
     def _stopped(self, completion: Completion, sampling: Sampling) -> bool:
         assert self._policy is not None
-        # A stop string of n characters spans at most n tokens; a few more absorb partial characters.
-        longest = max(map(len, sampling.stop)) + 4
+        # A stop string of n bytes spans at most n tokens; a few more absorb partial characters.
+        longest = max(len(stop.encode()) for stop in sampling.stop) + 4
         tail = self._policy.tokenizer.decode(completion.tokens[-longest:])
         return any(stop in tail for stop in sampling.stop)
 
@@ -242,6 +234,33 @@ class TransformersEngine(Engine):
             last = probs.shape[-1] - 1 - (probs.flip(-1) > 0).to(torch.int8).argmax(-1)
             tokens = tokens.minimum(last)
         return tokens.tolist(), logprobs.gather(-1, tokens[:, None]).squeeze(1).tolist()
+
+
+def _chunks(items: Sequence[tuple[int, int]], budget: int) -> Iterator[list[int]]:
+    """(number, length) → numbers in their order, so many at a time that they have at most ``budget`` tokens when padded
+    (a longer one goes alone)."""
+    chunk, longest = list[int](), 0
+    for number, length in items:
+        longest = max(longest, length)
+        if chunk and longest * (len(chunk) + 1) > budget:
+            yield chunk
+            chunk, longest = [], length
+        chunk.append(number)
+    if chunk:
+        yield chunk
+
+
+def _refuse_partial_caches(config: Any) -> None:
+    """Raises ``UserError`` where a layer's cache is anything but all keys and values (sliding window, state space)."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    odd = sorted({type(layer).__name__ for layer in DynamicCache(config=config).layers} - {DynamicLayer.__name__})
+    if odd:
+        raise UserError(
+            f"data.engine: this model's layers cache as {', '.join(odd)}; the transformers engine keeps caches of full "
+            "attention only, use another model"
+        )
 
 
 def truncate(logprobs: Tensor, sampling: Sampling) -> Tensor:
