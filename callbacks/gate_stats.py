@@ -17,12 +17,15 @@ from sdar_pl.batch import Batch
 from sdar_pl.callbacks.access import events_of, module_of, number_of, per_token
 from sdar_pl.means import Means
 
+#: A token that both views are sure of has a gap of rounding errors: below this it is neither negative nor active.
+NOISE = 1e-4
+
 #: name of the figure → (the record it is made of, what of each token is averaged)
 FIGURES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "gate/mean": ("gate", lambda gate: gate),
-    "gate/active": ("gate", lambda gate: (gate > 0.5).float()),
+    "gate/active": ("gate", lambda gate: (gate > 0.5 + NOISE).float()),
     "gap/mean": ("gap", lambda gap: gap),
-    "gap/negative_fraction": ("gap", lambda gap: (gap < 0).float()),
+    "gap/negative_fraction": ("gap", lambda gap: (gap < -NOISE).float()),
 }
 #: (first, last) turn of each bucket, counted from 0; buckets widen as episodes thin out
 BUCKETS = ((0, 0), (1, 2), (3, 5), (6, 11), (12, None))

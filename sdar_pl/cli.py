@@ -21,7 +21,7 @@ from typing import Any
 #: read by the ranks that Lightning starts, so that they write where the first one does
 RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
 #: used in addition to those that the configuration names; by name, for nothing here imports callbacks
-CALLBACKS = ("GateStats", "EpisodeLog", "Throughput", "Progress", "Summary")
+CALLBACKS = ("GateStats", "EpisodeLog", "Throughput", "Progress", "Summary", "EvaluationTable")
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 150,
@@ -81,7 +81,7 @@ def _quieten() -> None:
         "lightning.fabric": logging.WARNING,
         "lightning.pytorch.utilities.rank_zero": logging.WARNING,
         "lightning.fabric.utilities.seed": logging.WARNING,
-        "bitsandbytes": logging.CRITICAL,
+        "bitsandbytes": logging.ERROR,
     }.items():
         logging.getLogger(name).setLevel(level)
     for message in (
@@ -94,6 +94,7 @@ def _quieten() -> None:
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*Found .* module\(s\) in eval mode.*",
         r".*`training_step` returned.*",
+        r".*It is recommended to use `self.log\(.*sync_dist=True.*",
         r".*The total number of parameters detected.*",
     ):
         warnings.filterwarnings("ignore", message)
@@ -103,16 +104,19 @@ def _run(arguments: list[str] | None) -> None:
     import torch
     from jsonargparse import ArgumentError
     from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint
+    from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
     from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.strategies import StrategyRegistry
     from transformers.utils import logging as transformers_logging
 
     from sdar_pl.datamodule import RolloutDataModule
     from sdar_pl.errors import UserError
     from sdar_pl.logs import MetricsCSV
     from sdar_pl.module import SDARModule
+    from sdar_pl.strategy import FSDP2Strategy
 
+    StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: shard the model over all ranks", override=True)
     transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
 
     class Parser(LightningArgumentParser):
@@ -139,7 +143,10 @@ def _run(arguments: list[str] | None) -> None:
 
         def instantiate_trainer(self, **kwargs: Any) -> Trainer:
             settings = self._get(self.config_init, "trainer", default={})
-            if settings["logger"] in (None, True):
+            if self.subcommand != "fit":  # an evaluation leaves the record of its run alone
+                kwargs["logger"] = False
+                self.save_config_callback = None
+            elif settings["logger"] in (None, True):
                 events = TensorBoardLogger(self.run_folder, name="", version="")
                 kwargs["logger"] = [MetricsCSV(self.run_folder), events]
             return super().instantiate_trainer(**kwargs)
@@ -147,7 +154,10 @@ def _run(arguments: list[str] | None) -> None:
         def _instantiate_trainer(self, config: dict[str, Any], callbacks: list[Any]) -> Trainer:
             given = [*(config.get("callbacks") or []), *callbacks]
             known = importlib.import_module("sdar_pl.callbacks")
+            bars = any(isinstance(callback, ProgressBar) for callback in given)
             for name in CALLBACKS:
+                if name == "Progress" and (bars or config.get("enable_progress_bar") is False):
+                    continue
                 if not any(isinstance(callback, getattr(known, name)) for callback in given):
                     callbacks.append(getattr(known, name)())
             if config.get("enable_checkpointing") is not False and not any(
@@ -160,6 +170,12 @@ def _run(arguments: list[str] | None) -> None:
                 callbacks += [best, ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, **SAVING)]
             config["default_root_dir"] = str(self.run_folder)
             return super()._instantiate_trainer(config, callbacks)
+
+        def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+            settings = super()._prepare_subcommand_kwargs(subcommand)
+            if "verbose" in settings:
+                settings["verbose"] = False  # callbacks show the evaluation better than Lightning's own table
+            return settings
 
     torch.set_float32_matmul_precision("high")
     try:

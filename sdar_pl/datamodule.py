@@ -146,7 +146,7 @@ class RolloutDataModule(L.LightningDataModule):
         # When Lightning first asks on resuming, `current_epoch` still is the one that has ended.
         epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[union-attr]
         if self.iteration is None or self.iteration.epoch != epoch:
-            with self.trainer.precision_plugin.forward_context():
+            with self.trainer.precision_plugin.forward_context(), self._policy.rollout():
                 self.iteration = self._iterate(epoch)
         # Lightning divides the loss by this and steps the optimizer every so many batches.
         self.trainer.accumulate_grad_batches = self.iteration.accumulate
@@ -296,13 +296,14 @@ class RolloutDataModule(L.LightningDataModule):
     def evaluate(self, numbered: Sequence[tuple[int, Task]]) -> list[Episode]:
         """Play panel tasks once each. The random stream of a task is the same at every evaluation."""
         self.engine.sync(self._policy)
-        prompter, seats = self.prompter, []
+        seats = []
         for number, task in numbered:
             seats.append(Seat(task, number, 0, number, (self.seed, EVALUATE, number)))
             if self.evaluate_with_context:
                 seats[-1].student_context = self.context.provide(task)
         tell = self._tell if self.listeners else None
-        return play(self.environment, seats, self.engine, prompter, self.evaluation, self.rules, tell)
+        with self._policy.rollout():
+            return play(self.environment, seats, self.engine, self.prompter, self.evaluation, self.rules, tell)
 
 
 def _loader(items: list) -> DataLoader:  # type: ignore[type-arg]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 class Means:
-    """Sums of weight × value and of weights. All ranks must name the same means; one that has no weight on any rank is
-    left out of ``compute``."""
+    """Sums of weight × value and of weights. A name may be unknown to some ranks; one that has no weight on any rank is left
+    out of ``compute``."""
 
     def __init__(self, names: tuple[str, ...] = ()) -> None:
         self.sums: dict[str, Tensor] = {name: self._new() for name in names}  # [2]
@@ -30,11 +30,16 @@ class Means:
 
     def compute(self) -> dict[str, float]:
         """The means over all updates and ranks; then start afresh."""
-        names = sorted(self.sums)
+        spread = torch.distributed.is_available() and torch.distributed.is_initialized()
+        known = [set(self.sums)]
+        if spread:
+            known *= torch.distributed.get_world_size()
+            torch.distributed.all_gather_object(known, set(self.sums))
+        names = sorted(set().union(*known))
         if not names:
             return {}
-        table = torch.stack([self.sums[name].cpu() for name in names])
-        if torch.distributed.is_available() and torch.distributed.is_initialized():
+        table = torch.stack([self.sums.get(name, self._new()).cpu() for name in names])
+        if spread:
             nccl = torch.distributed.get_backend() == "nccl"  # which knows no tensors on the CPU
             table = table.to("cuda" if nccl else "cpu")
             torch.distributed.all_reduce(table)

@@ -60,7 +60,10 @@ class SDARModule(L.LightningModule):
     # ------------------------------------------------------------------ set-up
 
     def configure_model(self) -> None:
-        self.policy.build()
+        if self.policy.net is None:
+            self.policy.build()
+            if self.device_mesh is not None:
+                self.policy.shard(self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])

@@ -4,8 +4,8 @@
 - *teacher*: adapters on, no gradient, reading privileged context (the rows differ, not the weights);
 - *reference*: adapters off.
 
-Log-probs are taken at response positions only, in chunks (logprobs.py): neither the prompt's logits nor a whole batch of
-logits ever exists. Left out: sampling (engines/), prompts (prompts.py), sharding (the Lightning strategy).
+Log-probs are taken at response positions only, in chunks (logprobs.py): neither the prompt's logits nor a whole batch
+of logits ever exists. Left out: sampling (engines/), prompts (prompts.py), sharding (the Lightning strategy).
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from sdar_pl.batch import Batch
 from sdar_pl.errors import UserError
 from sdar_pl.logprobs import token_logprobs
 from sdar_pl.quantization import prepare_quantized, quantization_config
+from sdar_pl.sharding import gathered, shard
 
 ASSETS = Path(__file__).parent / "assets"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -155,6 +156,7 @@ class Policy(nn.Module):
         if self.net is not None:
             return
         net = self._load()
+        refuse_scaled_logits(net.config)
         net.config.use_cache = False
         if self.lora is not None:
             net = adapt(net, self.lora)
@@ -186,6 +188,10 @@ class Policy(nn.Module):
             prepare_quantized(net)
         return net
 
+    def shard(self, mesh: Any) -> None:
+        """Shard over the ranks of ``mesh`` (FSDP2)."""
+        shard(self.causal_lm, mesh)
+
     # ------------------------------------------------------------------ views
 
     @property
@@ -215,16 +221,40 @@ class Policy(nn.Module):
         with self.net.disable_adapter():
             yield
 
+    @contextlib.contextmanager
+    def rollout(self) -> Iterator[None]:
+        """Inside, the policy is in eval mode, without gradient, and whole on every rank. Collective under FSDP2."""
+        was = self.training
+        self.eval()
+        try:
+            with torch.no_grad(), gathered(self.causal_lm):
+                yield
+        finally:
+            self.train(was)
+
     # ------------------------------------------------------------------ log-probs
+
+    def hidden(self, **inputs: Any) -> tuple[Tensor, Any]:
+        """Last hidden states [B, L, D] and the KV cache, by way of the Hugging Face model's own ``forward``.
+
+        The output layer stands aside for the call, so that no logits are made, while the hooks that FSDP2 has put on
+        the root model still run.
+        """
+        model = self.causal_lm
+        head = model.get_output_embeddings()
+        head.forward = lambda states: states
+        try:
+            output = model(**inputs)
+        finally:
+            del head.forward
+        return output.logits, output.past_key_values
 
     def logprobs(self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
         """Log-probs of the batch's response tokens → ([B, R], entropy [B, R] or None), float32, 0 where masked.
 
         ``temperature`` is that of the rollout: the distribution that was sampled from.
         """
-        hidden = self.causal_lm.get_decoder()(
-            input_ids=batch.tokens, attention_mask=batch.attention, use_cache=False
-        ).last_hidden_state
+        hidden, _ = self.hidden(input_ids=batch.tokens, attention_mask=batch.attention, use_cache=False)
         # The logits that predict token p stand at position p − 1.
         where = (batch.positions - 1).clamp(min=0)
         rows = torch.arange(len(where), device=where.device)[:, None].expand_as(where)
@@ -241,6 +271,14 @@ class Policy(nn.Module):
         blank = torch.zeros_like(batch.mask, dtype=values.dtype)
         full = blank.masked_scatter(keep, values)
         return full, blank.masked_scatter(keep, entropies) if entropies is not None else None
+
+
+def refuse_scaled_logits(config: Any) -> None:
+    """Some models change their logits after the output layer (Gemma 2 caps, Cohere scales them); log-probs here do not."""
+    for name, neutral in {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}.items():
+        value = getattr(config, name, neutral)
+        if value not in (neutral, None):
+            raise UserError(f"model.policy.model: its {name} ({value}) is not supported; use a model without it")
 
 
 def _gguf(file: str | None) -> dict[str, str]:

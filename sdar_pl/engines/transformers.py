@@ -147,14 +147,13 @@ class TransformersEngine(Engine):
 
     def _step(self, tokens: Tensor, valid: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
         assert self._policy is not None
-        output = self._policy.causal_lm.get_decoder()(
+        return self._policy.hidden(
             input_ids=tokens,
             attention_mask=valid.long(),
             position_ids=positions,
             past_key_values=cache,
             use_cache=True,
         )
-        return output.last_hidden_state, output.past_key_values
 
     def _head(self, hidden: Tensor) -> Tensor:
         assert self._policy is not None
