@@ -47,7 +47,7 @@ def make_tokenizer(template: str = TEMPLATE) -> Any:
 
 
 def make_model(folder: Path, family: str, **options: Any) -> None:
-    """A random model of a real architecture, with its tokenizer. Wide initial weights, so that its choices are sharp."""
+    """A random model of a real architecture, with its tokenizer. Wide initial weights: its choices are sharp."""
     from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
 
     tokenizer = make_tokenizer()

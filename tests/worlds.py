@@ -62,9 +62,7 @@ class Echo(Environment):
     def reply(self, observation: Observation) -> str:
         return observation.text
 
-    def window(
-        self, task: Task, first: Observation, history: Sequence[tuple[str, Observation]], steps: int
-    ) -> str:
+    def window(self, task: Task, first: Observation, history: Sequence[tuple[str, Observation]], steps: int) -> str:
         shown = [f"{action} > {observation.text}" for action, observation in history[max(0, len(history) - steps) :]]
         return "\n".join([task.text, first.text, f"step {len(history)}", *shown])
 
