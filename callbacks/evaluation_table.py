@@ -1,0 +1,108 @@
+"""EvaluationTable: how sure the result of ``validate`` and ``test`` is, as a whole and for each kind of task."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from rich.console import Console
+from rich.table import Table
+
+from sdar_pl.callbacks.access import data_of
+from sdar_pl.callbacks.summary import Results, gathered
+from sdar_pl.evaluation import wilson
+
+#: what is kept of each episode
+FIGURES = ("success", "reward", "turns", "failed")
+
+
+class EvaluationTable(L.Callback):
+    """Prints success by kind with its 95 % interval (Wilson) at the end of ``validate`` and ``test``.
+
+    Writes the same as ``validate.json`` or ``test.json`` in the run folder: split, checkpoint, context (whether the
+    student was shown the privileged context), temperature, success (share), interval, n, kinds (these three for each),
+    reward and turns (means), failed. An episode that failed for good counts as no success, so that n is the whole
+    panel; ``failed`` says how many did. In ``fit`` it does nothing.
+    """
+
+    def __init__(self) -> None:
+        self.played = fresh()
+
+    def on_validation_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.played = fresh()
+
+    def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        for episode in outputs:
+            values = (episode.success, episode.reward, len(episode.turns), bool(episode.failed))
+            for name, value in zip(FIGURES, values, strict=True):
+                self.played[name][episode.task.id] = (episode.task.kind, float(value))
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.state.fn not in ("validate", "test"):
+            return
+        stage = str(trainer.state.fn.value)
+        played = {name: gathered(trainer, results) for name, results in self.played.items()}
+        number = len(played["success"])
+        if not trainer.is_global_zero or not number:
+            return
+        data = data_of(trainer)
+        sums = {name: sum(value for _, value in results.values()) for name, results in played.items()}
+        report = {
+            "split": data.splits[stage],
+            "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
+            "context": data.evaluate_with_context,
+            "temperature": data.evaluation.temperature,
+            **rates(played["success"]),
+            "reward": sums["reward"] / number,
+            "turns": sums["turns"] / number,
+            "failed": int(sums["failed"]),
+        }
+        path = Path(trainer.default_root_dir, f"{stage}.json")
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        Console(highlight=False, soft_wrap=True).print(table(report), f"{'figures':<12} {path}", sep="\n")
+
+    on_test_start = on_validation_start
+
+    def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
+        self.on_validation_batch_end(trainer, pl_module, outputs)
+
+    on_test_end = on_validation_end
+
+
+def fresh() -> dict[str, Results]:
+    """No results of any figure yet."""
+    return {name: {} for name in FIGURES}
+
+
+def rates(played: Results) -> dict[str, Any]:
+    """Results of a panel → success, interval and n, as a whole and in ``kinds``."""
+
+    def rate(successes: list[float]) -> dict[str, Any]:
+        mean, low, high = wilson(sum(successes), len(successes))
+        return {"success": mean, "interval": [low, high], "n": len(successes)}
+
+    kinds = sorted({kind for kind, _ in played.values()})
+    by_kind = {kind: rate([success for k, success in played.values() if k == kind]) for kind in kinds}
+    return {**rate([success for _, success in played.values()]), "kinds": by_kind}
+
+
+def table(report: dict[str, Any]) -> Table:
+    """The figures of a panel, a kind a line."""
+    context = "with" if report["context"] else "without"
+    failed = f"; {report['failed']} failed and count as no success" if report["failed"] else ""
+    result = Table(
+        title=f"Success on {report['n']} tasks of {report['split']}, student {context} privileged context",
+        caption=f"played once each, {report['turns']:.1f} turns a task, temperature {report['temperature']:g}{failed}",
+        title_justify="left",
+        caption_justify="left",
+    )
+    result.add_column("tasks")
+    for name in ("n", "success", "95 % interval"):
+        result.add_column(name, justify="right")
+    for name, part in [*report["kinds"].items(), ("all", report)]:
+        low, high = part["interval"]
+        cells = str(part["n"]), f"{100 * part['success']:.1f} %", f"{100 * low:.1f} – {100 * high:.1f} %"
+        result.add_row(name, *cells, style="bold" if part is report else None)
+    return result
