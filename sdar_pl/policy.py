@@ -57,11 +57,10 @@ class ModelSource:
 
     def resolve(self) -> str:
         """The folder or hub name. Raises ``UserError`` where a folder is meant and is missing."""
-        packaged = ASSETS / self.name
-        if packaged.is_dir():
-            return str(packaged)
+        if self.name in packaged_models():
+            return str(ASSETS / self.name)
         path = Path(self.name).expanduser()
-        if path.is_dir():
+        if self.name and path.is_dir():
             if not any((path / file).exists() for file in ("config.json", self.gguf_file or "config.json")):
                 raise UserError(f"model.policy.model: {path} holds no config.json; name a transformers model folder")
             return str(path)
@@ -88,11 +87,27 @@ def adapt(net: Any, lora: LoRA) -> Any:
     try:
         return get_peft_model(net, config)
     except ValueError as error:
+        if "arget modules" not in str(error):
+            raise UserError(f"model.policy.lora: {_brief(error)}") from error
         linear = sorted({name.rsplit(".", 1)[-1] for name, part in net.named_modules() if isinstance(part, nn.Linear)})
         raise UserError(
             f"model.policy.lora.target_modules: {lora.target_modules} matches nothing in this model; "
             f"its linear layers are {', '.join(linear)}"
         ) from error
+
+
+def load_tokenizer(path: str, gguf_file: str | None = None) -> Any:
+    """The tokenizer of a model folder or hub name, exactly as its tokenizer.json has it.
+
+    ``AutoTokenizer`` rebuilds a generic tokenizer beside a Qwen2 configuration as Qwen2's own, which splits text
+    differently: a model trained with the generic one would meet tokens that it never saw.
+    """
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+    from transformers.models.auto.tokenization_auto import get_tokenizer_config
+
+    named = get_tokenizer_config(path).get("tokenizer_class")
+    generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast")
+    return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path, **_gguf(gguf_file))
 
 
 def packaged_models() -> list[str]:
@@ -128,12 +143,10 @@ class Policy(nn.Module):
         logits_chunk: int = 512,
     ) -> None:
         super().__init__()
-        from transformers import AutoTokenizer
-
         if lora is not None and lora.r < 1:
             raise UserError(f"model.policy.lora.r: {lora.r} is not a rank; give 1 or more")
         if quantization and lora is None:
-            raise UserError("model.policy.quantization: a quantised base cannot be trained itself; add model.policy.lora")
+            raise UserError("model.policy.quantization: a quantised base cannot be trained; add model.policy.lora")
         if logits_chunk < 1:
             raise UserError(f"model.policy.logits_chunk: {logits_chunk} must be 1 or more")
         self.source = ModelSource(model, gguf_file, random_weights)
@@ -142,11 +155,13 @@ class Policy(nn.Module):
         self.gradient_checkpointing, self.logits_chunk = gradient_checkpointing, logits_chunk
         path = self.source.resolve()
         try:
-            self.tokenizer: Any = AutoTokenizer.from_pretrained(path, **_gguf(gguf_file))
-        except (OSError, ValueError) as error:
-            raise UserError(f"model.policy.model: {model!r} has no readable tokenizer ({_first_line(error)})") from error
+            self.tokenizer: Any = load_tokenizer(path, gguf_file)
+        except Exception as error:  # every reader of files has errors of its own
+            raise UserError(f"model.policy.model: {model!r} has no readable tokenizer ({_brief(error)})") from error
+        if not self.tokenizer.encode("a", add_special_tokens=False):
+            raise UserError(f"model.policy.model: the tokenizer of {model!r} knows no text; is tokenizer.json missing?")
         if not self.tokenizer.chat_template:
-            raise UserError(f"model.policy.model: the tokenizer of {model!r} has no chat template; use an instruct model")
+            raise UserError(f"model.policy.model: {model!r} has no chat template; use an instruct model")
         self.net: Any = None
 
     # ------------------------------------------------------------------ building
@@ -175,15 +190,28 @@ class Policy(nn.Module):
         options: dict[str, Any] = {"dtype": DTYPES[self.dtype_name], "attn_implementation": self.attention}
         if self.quantization:
             options["quantization_config"] = quantization_config(self.quantization, DTYPES[self.dtype_name])
+        missing: set[str] = set()
         try:
             if self.source.random_weights:
                 net = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(path), dtype=options["dtype"])
                 options |= {"config": net.config, "state_dict": net.state_dict()}
                 net = type(net).from_pretrained(None, **options)
             else:
-                net = AutoModelForCausalLM.from_pretrained(path, **gguf, **options)
-        except (OSError, ValueError, ImportError) as error:
-            raise UserError(f"model.policy.model: cannot load {self.source.name!r}: {_first_line(error)}") from error
+                net, told = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **gguf, **options)
+                missing = told["missing_keys"]
+        except Exception as error:  # every reader of files has errors of its own
+            raise UserError(f"model.policy.model: cannot load {self.source.name!r}: {_brief(error)}") from error
+        if missing:
+            raise UserError(
+                f"model.policy.model: the weights of {self.source.name!r} lack {len(missing)} of the model's tensors "
+                f"({sorted(missing)[0]}, for one); they are not this model's"
+            )
+        rows = net.get_input_embeddings().weight.shape[0]
+        if len(self.tokenizer) > rows:
+            raise UserError(
+                f"model.policy.model: the tokenizer of {self.source.name!r} has {len(self.tokenizer)} tokens, "
+                f"the model {rows}; they do not belong together"
+            )
         if self.quantization:
             prepare_quantized(net)
         return net
@@ -201,7 +229,8 @@ class Policy(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return next(self.net.parameters()).device
+        device: torch.device = next(self.net.parameters()).device
+        return device
 
     @property
     def end_tokens(self) -> frozenset[int]:
@@ -215,8 +244,8 @@ class Policy(nn.Module):
         """The reference view: adapters off inside the block."""
         if self.lora is None:
             raise UserError(
-                "model.objective.reference_coefficient: the reference view needs adapters (model.policy.lora) to switch "
-                "off; add them or set the coefficient to 0"
+                "model.objective.reference_coefficient: the reference view needs adapters (model.policy.lora) to "
+                "switch off; add them or set the coefficient to 0"
             )
         with self.net.disable_adapter():
             yield
@@ -249,7 +278,9 @@ class Policy(nn.Module):
             del head.forward
         return output.logits, output.past_key_values
 
-    def logprobs(self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False) -> tuple[Tensor, Tensor | None]:
+    def logprobs(
+        self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False
+    ) -> tuple[Tensor, Tensor | None]:
         """Log-probs of the batch's response tokens → ([B, R], entropy [B, R] or None), float32, 0 where masked.
 
         ``temperature`` is that of the rollout: the distribution that was sampled from.
@@ -274,7 +305,7 @@ class Policy(nn.Module):
 
 
 def refuse_scaled_logits(config: Any) -> None:
-    """Some models change their logits after the output layer (Gemma 2 caps, Cohere scales them); log-probs here do not."""
+    """Some models change their logits after the output layer (Gemma 2 caps, Cohere scales them): refused here."""
     for name, neutral in {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}.items():
         value = getattr(config, name, neutral)
         if value not in (neutral, None):
@@ -285,5 +316,6 @@ def _gguf(file: str | None) -> dict[str, str]:
     return {"gguf_file": file} if file else {}
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _brief(error: BaseException) -> str:
+    words = " ".join(str(error).split()) or type(error).__name__
+    return words if len(words) <= 200 else f"{words[:200]}…"
