@@ -14,7 +14,6 @@ import contextlib
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import torch
@@ -25,8 +24,18 @@ from sdar_pl.errors import UserError
 from sdar_pl.logprobs import token_logprobs
 from sdar_pl.quantization import prepare_quantized, quantization_config
 from sdar_pl.sharding import gathered, shard
+from sdar_pl.sources import (
+    ASSETS,
+    ModelSource,
+    brief,
+    gguf_option,
+    load_tokenizer,
+    packaged_models,
+    refuse_scaled_logits,
+)
 
-ASSETS = Path(__file__).parent / "assets"
+__all__ = ["ASSETS", "LoRA", "ModelSource", "Policy", "packaged_models"]
+
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -41,36 +50,6 @@ class LoRA:
     alpha: int = 32
     target_modules: str | list[str] = "all-linear"
     dropout: float = 0.0
-
-
-@dataclass(frozen=True)
-class ModelSource:
-    """Where weights come from: a folder, a hub name or the name of a packaged model.
-
-    ``gguf_file`` reads a GGUF file inside the folder. ``random_weights`` builds the architecture from its
-    configuration alone (benchmarks and tests).
-    """
-
-    name: str
-    gguf_file: str | None = None
-    random_weights: bool = False
-
-    def resolve(self) -> str:
-        """The folder or hub name. Raises ``UserError`` where a folder is meant and is missing."""
-        if self.name in packaged_models():
-            return str(ASSETS / self.name)
-        path = Path(self.name).expanduser()
-        if self.name and path.is_dir():
-            if not any((path / file).exists() for file in ("config.json", self.gguf_file or "config.json")):
-                raise UserError(f"model.policy.model: {path} holds no config.json; name a transformers model folder")
-            return str(path)
-        looks_local = self.name.startswith((".", "/", "~")) or self.name.count("/") != 1
-        if looks_local:
-            raise UserError(
-                f"model.policy.model: no folder {self.name!r}; name a model folder, a hub name (owner/name) or one of "
-                f"the packaged models ({', '.join(packaged_models())})"
-            )
-        return self.name
 
 
 def adapt(net: Any, lora: LoRA) -> Any:
@@ -88,31 +67,12 @@ def adapt(net: Any, lora: LoRA) -> Any:
         return get_peft_model(net, config)
     except ValueError as error:
         if "arget modules" not in str(error):
-            raise UserError(f"model.policy.lora: {_brief(error)}") from error
+            raise UserError(f"model.policy.lora: {brief(error)}") from error
         linear = sorted({name.rsplit(".", 1)[-1] for name, part in net.named_modules() if isinstance(part, nn.Linear)})
         raise UserError(
             f"model.policy.lora.target_modules: {lora.target_modules} matches nothing in this model; "
             f"its linear layers are {', '.join(linear)}"
         ) from error
-
-
-def load_tokenizer(path: str, gguf_file: str | None = None) -> Any:
-    """The tokenizer of a model folder or hub name, exactly as its tokenizer.json has it.
-
-    ``AutoTokenizer`` rebuilds a generic tokenizer beside a Qwen2 configuration as Qwen2's own, which splits text
-    differently: a model trained with the generic one would meet tokens that it never saw.
-    """
-    from transformers import AutoTokenizer, PreTrainedTokenizerFast
-    from transformers.models.auto.tokenization_auto import get_tokenizer_config
-
-    named = get_tokenizer_config(path).get("tokenizer_class")
-    generic = named in ("TokenizersBackend", "PreTrainedTokenizerFast")
-    return (PreTrainedTokenizerFast if generic else AutoTokenizer).from_pretrained(path, **_gguf(gguf_file))
-
-
-def packaged_models() -> list[str]:
-    """Names of the models that ship with the package."""
-    return sorted(path.parent.name for path in ASSETS.glob("*/config.json"))
 
 
 class Policy(nn.Module):
@@ -157,7 +117,7 @@ class Policy(nn.Module):
         try:
             self.tokenizer: Any = load_tokenizer(path, gguf_file)
         except Exception as error:  # every reader of files has errors of its own
-            raise UserError(f"model.policy.model: {model!r} has no readable tokenizer ({_brief(error)})") from error
+            raise UserError(f"model.policy.model: {model!r} has no readable tokenizer ({brief(error)})") from error
         if not self.tokenizer.encode("a", add_special_tokens=False):
             raise UserError(f"model.policy.model: the tokenizer of {model!r} knows no text; is tokenizer.json missing?")
         if not self.tokenizer.chat_template:
@@ -186,7 +146,7 @@ class Policy(nn.Module):
     def _load(self) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        path, gguf = self.source.resolve(), _gguf(self.source.gguf_file)
+        path, gguf = self.source.resolve(), gguf_option(self.source.gguf_file)
         options: dict[str, Any] = {"dtype": DTYPES[self.dtype_name], "attn_implementation": self.attention}
         if self.quantization:
             options["quantization_config"] = quantization_config(self.quantization, DTYPES[self.dtype_name])
@@ -200,7 +160,7 @@ class Policy(nn.Module):
                 net, told = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **gguf, **options)
                 missing = told["missing_keys"]
         except Exception as error:  # every reader of files has errors of its own
-            raise UserError(f"model.policy.model: cannot load {self.source.name!r}: {_brief(error)}") from error
+            raise UserError(f"model.policy.model: cannot load {self.source.name!r}: {brief(error)}") from error
         if missing:
             raise UserError(
                 f"model.policy.model: the weights of {self.source.name!r} lack {len(missing)} of the model's tensors "
@@ -302,20 +262,3 @@ class Policy(nn.Module):
         blank = torch.zeros_like(batch.mask, dtype=values.dtype)
         full = blank.masked_scatter(keep, values)
         return full, blank.masked_scatter(keep, entropies) if entropies is not None else None
-
-
-def refuse_scaled_logits(config: Any) -> None:
-    """Some models change their logits after the output layer (Gemma 2 caps, Cohere scales them): refused here."""
-    for name, neutral in {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}.items():
-        value = getattr(config, name, neutral)
-        if value not in (neutral, None):
-            raise UserError(f"model.policy.model: its {name} ({value}) is not supported; use a model without it")
-
-
-def _gguf(file: str | None) -> dict[str, str]:
-    return {"gguf_file": file} if file else {}
-
-
-def _brief(error: BaseException) -> str:
-    words = " ".join(str(error).split()) or type(error).__name__
-    return words if len(words) <= 200 else f"{words[:200]}…"
