@@ -13,9 +13,10 @@ from sdar_pl.cli import main
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
+ALFWORLD = CONFIGS / "alfworld" / "sdar.yaml"
 #: parts that change another config; all the others run alone
-OBJECTIVES = sorted((CONFIGS / "objectives").glob("*.yaml"))
-RUNNABLE = sorted(set(CONFIGS.rglob("*.yaml")) - set(OBJECTIVES))
+PARTS = sorted(file for folder in ("objectives", "contexts") for file in (CONFIGS / folder).glob("*.yaml"))
+RUNNABLE = sorted(set(CONFIGS.rglob("*.yaml")) - set(PARTS))
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args")
 
 
@@ -41,11 +42,13 @@ def test_a_config_parses(file: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert config["data"]["environment"]
 
 
-@pytest.mark.parametrize("file", OBJECTIVES, ids=names(OBJECTIVES))
-def test_an_objective_parses_on_top_of_another_config(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.mark.parametrize("file", PARTS, ids=names(PARTS))
+def test_a_part_parses_on_top_of_another_config(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = parsed(capsys, QUICKSTART, file)
-    wanted = yaml.safe_load(file.read_text(encoding="utf-8"))["model"]["objective"]["class_path"]
-    assert config["model"]["objective"]["class_path"] == wanted
+    for place, part in yaml.safe_load(file.read_text(encoding="utf-8")).items():
+        for name, wanted in part.items():
+            if isinstance(wanted, dict):
+                assert config[place][name]["class_path"] == wanted["class_path"]
 
 
 @pytest.mark.parametrize("file", RUNNABLE, ids=names(RUNNABLE))
@@ -86,10 +89,16 @@ def test_the_paper_s_alfworld_recipe(name: str, model: str, capsys: pytest.Captu
     assert {key: objective["init_args"][key] for key in wanted} == wanted
 
 
+def test_the_skill_library_stays_when_another_retriever_is_chosen(capsys: pytest.CaptureFixture[str]) -> None:
+    context = parsed(capsys, ALFWORLD, CONFIGS / "contexts" / "ucb_skills.yaml")["data"]["context"]["init_args"]
+    assert context["library"] == "alfworld"
+    assert context["retriever"]["class_path"].endswith(".UCB")
+
+
 @pytest.mark.parametrize("retriever", ["UCB", "Keyword", "All", "Random", "BM25", "ByKind"])
 def test_any_retriever_can_be_named(retriever: str, capsys: pytest.CaptureFixture[str]) -> None:
     option = ("--data.context.init_args.retriever", f"sdar_pl.skills.retrievers.{retriever}")
-    config = parsed(capsys, CONFIGS / "alfworld" / "sdar.yaml", options=option)
+    config = parsed(capsys, ALFWORLD, options=option)
     assert config["data"]["context"]["init_args"]["retriever"]["class_path"] == option[1]
 
 
@@ -103,7 +112,7 @@ def test_any_retriever_can_be_named(retriever: str, capsys: pytest.CaptureFixtur
     ],
 )
 def test_a_bad_value_is_one_line(option: str, value: str, message: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["fit", "--config", str(CONFIGS / "alfworld" / "sdar.yaml"), option, value]) == 2
+    assert main(["fit", "--config", str(ALFWORLD), option, value]) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ")
     assert said.count("\n") == 1
