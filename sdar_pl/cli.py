@@ -1,4 +1,4 @@
-"""``python -m sdar_pl {fit,validate,test,predict} --config file.yaml``: LightningCLI with a run folder and plain errors.
+"""``python -m sdar_pl {fit,validate,test,predict,plan} --config file.yaml``: LightningCLI, a run folder, plain errors.
 
 The configuration's keys are the constructors' own arguments (``--help`` and ``--print_config`` show them). A run writes
 below ``<trainer.default_root_dir>/<run>``: metrics.csv, TensorBoard events, config.yaml, episodes.jsonl, checkpoints/,
@@ -51,11 +51,14 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"sdar_pl {__version__}")
         return 0
+    planning = arguments[:1] == ["plan"]
+    if planning:
+        args = arguments = arguments[1:]
     _quieten()
     from sdar_pl.errors import UserError
 
     try:
-        _run(None if args is None else arguments)
+        _run(None if args is None else arguments, planning)
     except UserError as error:
         return _fail(str(error))
     except KeyboardInterrupt:
@@ -76,6 +79,7 @@ def _quieten() -> None:
     """Silence what other libraries say on import or at every start and what no user can act on."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     for name, level in {
         "lightning.pytorch": logging.WARNING,
         "lightning.fabric": logging.WARNING,
@@ -90,17 +94,18 @@ def _quieten() -> None:
         r".*GPU available but not used.*",
         r".*isinstance\(treespec, LeafSpec\).*",
         r".*You have overridden `transfer_batch_to_device`.*",
-        r".*is_gradient_checkpointing.*",
+        r".*gradient_checkpointing.*is deprecated.*",
         r".*Checkpoint directory .* exists and is not empty.*",
         r".*Found .* module\(s\) in eval mode.*",
         r".*`training_step` returned.*",
         r".*It is recommended to use `self.log\(.*sync_dist=True.*",
         r".*The total number of parameters detected.*",
+        r".*LightningCLI's args parameter is intended.*",
     ):
         warnings.filterwarnings("ignore", message)
 
 
-def _run(arguments: list[str] | None) -> None:
+def _run(arguments: list[str] | None, planning: bool = False) -> None:
     import torch
     from jsonargparse import ArgumentError
     from lightning.pytorch import Trainer
@@ -177,9 +182,25 @@ def _run(arguments: list[str] | None) -> None:
                 settings["verbose"] = False  # callbacks show the evaluation better than Lightning's own table
             return settings
 
+    class Plan(CLI):
+        """Parses what ``fit`` would, and prints what it would take instead of doing it."""
+
+        def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+            super().add_arguments_to_parser(parser)
+            parser.add_argument("--json", action="store_true", help="Print bytes as JSON.")
+
+        def before_instantiate_classes(self) -> None:
+            pass
+
+        def instantiate_classes(self) -> None:
+            from sdar_pl.plan import plan
+
+            found = plan(self.config)
+            print(found.as_json() if self.config.json else found)
+
     torch.set_float32_matmul_precision("high")
     try:
-        CLI(
+        (Plan if planning else CLI)(
             SDARModule,
             RolloutDataModule,
             trainer_defaults=TRAINER_DEFAULTS,
@@ -189,6 +210,7 @@ def _run(arguments: list[str] | None) -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_class=Parser,
+            run=not planning,
             args=arguments,
         )
     except ArgumentError as error:

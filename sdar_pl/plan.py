@@ -1,0 +1,225 @@
+"""``python -m sdar_pl plan --config file.yaml``: how much memory a run will take on every rank; loads nothing.
+
+The model is built from its configuration alone, on the meta device; one micro-batch of its update and one of its
+prompts run on tensors without data (memory.py). Left out: the vLLM engine's own memory, and what memory.py leaves out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from math import ceil
+from typing import Any
+
+import torch
+from torch import nn
+
+from sdar_pl.architectures import read_config
+from sdar_pl.engines.transformers import LEAVE_SHARE
+from sdar_pl.errors import UserError
+from sdar_pl.memory import Update, causal_lm, optimizer_bytes, prefill_bytes, update_bytes, weight_bytes
+from sdar_pl.policy import DTYPES, LoRA, ModelSource, adapt
+
+#: bytes that drawing a token takes for each row and word of the vocabulary (TransformersEngine._sample: the logits,
+#: their scaled copy and log-probs in float32; probabilities, their sums and a flipped copy in float64; two masks)
+SAMPLING = 3 * 4 + 3 * 8 + 2
+
+
+@dataclass
+class Plan:
+    """Bytes are of one rank. ``fixed`` is there always, ``rollout`` and ``update`` come and go."""
+
+    model: str
+    parameters: int
+    trained: int
+    ranks: int
+    shards: int
+    fixed: dict[str, int] = field(default_factory=dict)
+    rollout: dict[str, int] = field(default_factory=dict)
+    update: dict[str, int] = field(default_factory=dict)
+    notes: dict[str, str] = field(default_factory=dict)
+    overlap: int = 0  # of parts of the update that never peak together
+
+    @property
+    def peaks(self) -> dict[str, int]:
+        fixed = sum(self.fixed.values())
+        return {
+            "rollout": fixed + sum(self.rollout.values()),
+            "update": fixed + sum(self.update.values()) - self.overlap,
+        }
+
+    def as_json(self) -> str:
+        """Everything, in bytes."""
+        peaks = {**self.peaks, "total": max(self.peaks.values())}
+        return json.dumps({**vars(self), "share": self.trained / self.parameters, "peaks": peaks}, indent=2)
+
+    def __str__(self) -> str:
+        share = f"{100 * self.trained / self.parameters:.2f} %"
+        sharded = f", weights sharded over {self.shards}" if self.shards > 1 else ""
+        lines = [
+            f"model        {self.model}",
+            f"parameters   {self.parameters:,}, {self.trained:,} of them trained ({share})",
+            f"ranks        {self.ranks}{sharded}",
+            "",
+            "on each rank",
+        ]
+        for title, parts in {"always": self.fixed, "rollout": self.rollout, "update": self.update}.items():
+            for name, size in parts.items():
+                lines.append(f"  {title:<8} {name:<24} {pretty(size):>10}  {self.notes.get(name, '')}".rstrip())
+                title = ""
+        lines += ["", *(f"peak of the {name:<8} {pretty(size):>23}" for name, size in self.peaks.items())]
+        return "\n".join(lines)
+
+
+def pretty(size: float) -> str:
+    """Bytes for people."""
+    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
+
+
+def plan(config: Any) -> Plan:
+    """The parsed configuration of a ``fit`` → its Plan. Raises ``UserError`` where the model cannot be built."""
+    policy, data, trainer = config.model.policy.init_args, config.data, config.trainer
+    base, net = skeleton(config)
+    ranks, shards = layout(trainer)
+    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
+    base_weights, statistics = base
+    adapters = sum(p.nbytes for p in trained) if policy.lora else 0
+    gradients = sum(p.nbytes for p in trained)
+    parameters = sum(p.numel() for p in net.parameters())
+    result = Plan(policy.model, parameters, sum(p.numel() for p in trained), ranks, shards)
+    result.fixed = {
+        "weights": base_weights // shards + statistics,
+        "adapters": adapters // shards,
+        "optimizer": optimizer_bytes(_optimizer(config.model.optimizer), trained) // shards,
+    }
+    result.notes["weights"] = policy.quantization or policy.dtype
+    result.notes["optimizer"] = config.model.optimizer.class_path
+
+    window = data.prompter.init_args
+    length = window.max_prompt_tokens + data.sampling.max_new_tokens
+    precision = _autocast(trainer.precision)
+    layer = max(p.numel() for p in causal_lm(net).get_decoder().layers[0].parameters())
+    unpacked = layer * DTYPES[policy.dtype].itemsize if policy.quantization else 0
+    whole = base_weights + adapters
+
+    if data.engine.class_path.endswith("TransformersEngine"):
+        engine = data.engine.init_args
+        sessions = ceil(data.tasks_per_iteration / ranks) * data.group_size
+        decoded = min(sessions, engine.max_rows)
+        keeps = window.history == "conversation" and engine.keep_cache
+        prompts = max(1, min(decoded, engine.prefill_tokens // window.max_prompt_tokens))
+        height, token = prefill_bytes(net, prompts, window.max_prompt_tokens, precision=precision)
+        drawing = decoded * causal_lm(net).config.get_text_config().vocab_size * SAMPLING
+        rows = sessions if keeps else decoded
+        result.rollout = {
+            "KV cache": rows * length * token,
+            "copies of it": int(decoded * length * token * (1 if keeps else 1 - LEAVE_SHARE)),
+            "prompts or sampling": max(height + unpacked, drawing),
+        }
+        result.notes["KV cache"] = f"{rows} rows × {length:,} tokens × {token:,} B, every row at its longest"
+        result.notes["copies of it"] = "while rows leave the batch"
+        result.notes["prompts or sampling"] = f"{prompts} × {window.max_prompt_tokens:,} tokens, or {decoded} rows"
+    if shards > 1:
+        result.rollout["gathered weights"] = whole
+
+    rows = max(1, data.micro_batch_tokens // length)
+    turns = data.play.max_turns if window.history == "conversation" else 1
+    responses = rows * min(turns * data.sampling.max_new_tokens, length - 1)
+    measure = partial(update_bytes, net, rows, length, responses, chunk=policy.logits_chunk, precision=precision)
+    found: Update = measure(checkpointing=policy.gradient_checkpointing)
+    other: Update = measure(checkpointing=not policy.gradient_checkpointing)
+    result.update = {
+        "gradients": gradients // shards,
+        "activations": found.saved,
+        "one layer's backward": found.layer + unpacked,
+        "logits chunk": found.logits,
+    }
+    result.overlap = min(found.layer + unpacked, found.logits)
+    word = "without" if policy.gradient_checkpointing else "with"
+    result.notes["activations"] = (
+        f"{rows} rows × {length:,} tokens; {pretty(other.saved)} {word} gradient checkpointing"
+    )
+    result.notes["logits chunk"] = (
+        f"{min(policy.logits_chunk, responses):,} tokens; not at the same time as the layer's"
+    )
+    if shards > 1:
+        result.update["gathered layers"] = gathered_bytes(causal_lm(net), whole / parameters)
+        result.notes["gathered layers"] = "two decoder layers, embeddings and output layer"
+    elif ranks > 1:
+        result.update["gradient buckets"] = gradients
+    return result
+
+
+def skeleton(config: Any) -> tuple[tuple[int, int], Any]:
+    """(bytes of weights and of their quantisation's statistics, the model with its adapters on the meta device)."""
+    from transformers import AutoModelForCausalLM
+
+    policy = config.model.policy.init_args
+    found = read_config(ModelSource(policy.model, policy.gguf_file, policy.random_weights))
+    low = str(config.trainer.precision) in ("bf16-true", "16-true")  # Lightning converts all of the model
+    dtype = torch.bfloat16 if low else DTYPES[policy.dtype]
+    with torch.device("meta"):
+        try:
+            net = AutoModelForCausalLM.from_config(found, dtype=dtype, attn_implementation="sdpa")
+        except ValueError as error:
+            raise UserError(f"model.policy.model: {policy.model!r} is no causal language model ({error})") from error
+        base = weight_bytes(net, policy.quantization)
+        if policy.lora:
+            net = adapt(net, LoRA(**vars(policy.lora)))
+    if low:
+        net = net.to(dtype)
+    return base, net
+
+
+def gathered_bytes(net: Any, each: float) -> int:
+    """What FSDP2 holds whole while an update runs: a decoder layer, the next one, and the root. ``each``: bytes a
+    parameter takes."""
+    layers = list(net.get_decoder().layers)
+    layer = sum(p.numel() for p in layers[0].parameters())
+    return int(each * (sum(p.numel() for p in net.parameters()) - (len(layers) - 2) * layer))
+
+
+def layout(trainer: Any) -> tuple[int, int]:
+    """(ranks, ranks that share one set of weights)."""
+    from lightning.pytorch.strategies import ModelParallelStrategy
+
+    from sdar_pl.strategy import FSDP2Strategy
+
+    devices = trainer.devices
+    if isinstance(devices, str) and devices.isdigit():
+        devices = int(devices)
+    if devices in ("auto", -1, "-1"):
+        devices = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
+    elif not isinstance(devices, int):
+        devices = len([one for one in devices.split(",") if one] if isinstance(devices, str) else devices)
+    ranks = max(1, devices) * trainer.num_nodes
+    strategy = trainer.strategy
+    if strategy == "fsdp2":
+        return ranks, ranks
+    kind = None if isinstance(strategy, str) else _imported(strategy.class_path)
+    if not (isinstance(kind, type) and issubclass(kind, ModelParallelStrategy)):
+        return ranks, 1
+    size = strategy.init_args.data_parallel_size
+    every = ranks if issubclass(kind, FSDP2Strategy) else trainer.num_nodes
+    return ranks, every if size == "auto" else int(size)
+
+
+def _optimizer(config: Any) -> Callable[[list[nn.Parameter]], Any]:
+    made: Callable[[list[nn.Parameter]], Any] = partial(_imported(config.class_path), **vars(config.init_args))
+    return made
+
+
+def _imported(path: str) -> Any:
+    module, name = path.rsplit(".", 1)
+    return getattr(importlib.import_module(module), name)
+
+
+def _autocast(precision: Any) -> Callable[[], Any]:
+    """The context that Lightning's ``trainer.precision`` puts around a forward."""
+    if str(precision) in ("bf16-mixed", "16-mixed", "bf16", "16"):
+        return lambda: torch.autocast("cpu", torch.bfloat16)
+    return contextlib.nullcontext
