@@ -51,6 +51,8 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"sdar_pl {__version__}")
         return 0
+    if arguments[:1] == ["compare"]:
+        return _compare(arguments[1:])
     planning = arguments[:1] == ["plan"]
     if planning:
         args = arguments = arguments[1:]
@@ -68,6 +70,16 @@ def main(args: Sequence[str] | None = None) -> int:
             return _fail(f"trainer: {error}")
         raise
     return 0
+
+
+def _compare(arguments: list[str]) -> int:
+    from sdar_pl.compare import main
+    from sdar_pl.errors import UserError
+
+    try:
+        return main(arguments)
+    except UserError as error:
+        return _fail(str(error))
 
 
 def _fail(message: str) -> int:

@@ -1,7 +1,7 @@
 """How sure a success rate and a difference of two are. numpy only.
 
 ``paired_difference`` compares two policies on the same panel: tasks differ in difficulty far more than policies do, so
-it is the differences within tasks that are resampled.
+it is the differences within tasks that are resampled. ``hierarchical_bootstrap`` adds the seeds of several runs.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 #: half-width of a 95 % interval in standard errors of a normal distribution
 Z95 = 1.959963984540054
@@ -47,6 +48,34 @@ def paired_difference(
     drawn = np.random.default_rng(seed).multinomial(number, counts / number, size=resamples)  # [resamples, values]
     low, high = np.percentile(drawn @ values / number, [2.5, 97.5])
     return Interval(float(differences.mean()), float(low), float(high))
+
+
+def hierarchical_bootstrap(results: ArrayLike, *, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """Mean of ``results`` with a 95 % bootstrap interval (percentiles) over seeds *and* tasks.
+
+    All seeds are evaluated on the same panel, so the two levels are crossed: each resample draws runs with replacement
+    and one panel with replacement for all of them (the pigeonhole bootstrap; Owen, 2007, arXiv 0712.1111). Drawing
+    another panel for each run would average the difficulty of tasks away. For a paired comparison of two methods pass
+    their difference, run by run and task by task.
+
+    Args:
+        results: [seeds, tasks].
+        resamples: how often both are drawn.
+        seed: of the draw; the same input gives the same interval.
+
+    Raises ``ValueError`` for anything but a filled matrix.
+    """
+    matrix = np.asarray(results, dtype=np.float64)
+    if matrix.ndim != 2 or matrix.size == 0:
+        raise ValueError(f"hierarchical_bootstrap: {matrix.shape} is no matrix of seeds and tasks")
+    seeds, tasks = matrix.shape
+    stream = np.random.default_rng(seed)
+    # How often each run and each task occurs in a resample.
+    runs = stream.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)  # [resamples, seeds]
+    panels = stream.multinomial(tasks, np.full(tasks, 1 / tasks), size=resamples)  # [resamples, tasks]
+    means = ((runs @ matrix) * panels).sum(axis=1) / matrix.size
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(matrix.mean()), float(low), float(high))
 
 
 def wilson(successes: float, n: int) -> Interval:
