@@ -1,0 +1,126 @@
+"""Rows, packing and padding."""
+
+from __future__ import annotations
+
+import random
+from itertools import pairwise
+from typing import Any
+
+import pytest
+import torch
+
+from sdar_pl.batch import Row, collate, pack, rows_of
+from sdar_pl.types import Episode, Observation, Task, Turn
+
+
+def an_episode(teacher: bool = True) -> Episode:
+    """Three turns; the teacher's first prompt is longer."""
+    episode = Episode(Task("t", "k", "text"), group=3, index=1, first=Observation(""))
+    for number in range(3):
+        prompt = [10 * number + 1, 10 * number + 2]
+        response = [100 * number + k for k in range(number + 1)]
+        turn = Turn(prompt, response, [-0.5 * (number + 1)] * len(response), "", "", True, Observation(""))
+        turn.teacher_prompt = [7, 7, *prompt] if teacher and number == 0 else []
+        episode.turns.append(turn)
+    return episode
+
+
+def test_a_conversation_is_one_row() -> None:
+    (row,) = rows_of(an_episode(), 5, "conversation")
+    assert (row.episode, row.group) == (5, 3)
+    assert row.tokens == [1, 2, 0, 11, 12, 100, 101, 21, 22, 200, 201, 202]
+    assert row.positions == [2, 5, 6, 9, 10, 11]
+    assert row.turns == [0, 1, 1, 2, 2, 2]
+    assert row.engine == [-0.5, -1, -1, -1.5, -1.5, -1.5]
+    # The teacher reads the privileged prompt once, then the same as the student.
+    assert row.teacher_tokens == [7, 7, *row.tokens]
+    assert row.teacher_positions == [position + 2 for position in row.positions]
+    assert row.as_teacher().tokens == row.teacher_tokens
+    assert [row.tokens[p] for p in row.positions] == [row.teacher_tokens[p] for p in row.teacher_positions]
+
+
+def test_windowed_turns_are_rows() -> None:
+    first, second, third = rows_of(an_episode(), 5, "windowed")
+    assert (second.tokens, second.positions, second.turns) == ([11, 12, 100, 101], [2, 3], [1, 1])
+    assert third.engine == [-1.5] * 3
+    assert first.teacher_tokens == [7, 7, 1, 2, 0]
+    assert first.teacher_positions == [4]
+    assert not second.teacher_tokens
+
+
+def test_without_a_teacher() -> None:
+    for history in ("conversation", "windowed"):
+        assert not any(row.teacher_tokens for row in rows_of(an_episode(teacher=False), 0, history))
+
+
+def test_other_tokens_for_the_teacher_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdar_pl import batch
+
+    make = batch._row
+
+    def shifted(*args: Any) -> Row:
+        row = make(*args)
+        row.teacher_positions = [position - 1 for position in row.teacher_positions]
+        return row
+
+    rows_of(an_episode(), 0, "conversation")
+    monkeypatch.setattr(batch, "_row", shifted)
+    with pytest.raises(AssertionError, match="response tokens"):
+        rows_of(an_episode(), 0, "conversation")
+
+
+def test_collate() -> None:
+    rows = [*rows_of(an_episode(), 5, "conversation"), *rows_of(an_episode(), 6, "windowed")[1:2]]
+    rows[0].advantage, rows[1].advantage = 1.5, -0.5
+    rows[0].teacher, rows[1].teacher = [-0.1] * 6, [-0.2] * 2
+    rows[0].old = [-0.3] * 6  # the other row has none
+    batch = collate(rows, pad=9)
+    assert batch.tokens.shape == batch.attention.shape == (2, 12)
+    assert batch.tokens[1].tolist() == [11, 12, 100, 101] + [9] * 8
+    assert batch.attention.sum(1).tolist() == [12, 4]
+    assert batch.attention[1].tolist() == [1] * 4 + [0] * 8
+    for name in ("positions", "mask", "turns", "engine", "teacher"):
+        assert getattr(batch, name).shape == (2, 6), name
+    assert batch.mask.tolist() == [[1.0] * 6, [1.0] * 2 + [0.0] * 4]
+    assert batch.positions[1].tolist() == [2, 3, 0, 0, 0, 0]
+    assert batch.turns[1].tolist() == [1, 1, 0, 0, 0, 0]
+    assert batch.episodes.tolist() == [5, 6]
+    assert batch.groups.tolist() == [3, 3]
+    assert batch.advantages.tolist() == [[1.5] * 6, [-0.5] * 2 + [0.0] * 4]
+    rows[0].shaped = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    torch.testing.assert_close(collate(rows).advantages[0], torch.tensor(rows[0].shaped))
+    assert batch.engine[1].tolist() == [-1.0, -1.0, 0, 0, 0, 0]
+    assert batch.teacher is not None
+    torch.testing.assert_close(batch.teacher[1], torch.tensor([-0.2, -0.2, 0, 0, 0, 0]))
+    assert batch.old is None
+    assert batch.reference is None
+    floats = ("mask", "advantages", "engine", "teacher")
+    assert {getattr(batch, name).dtype for name in floats} == {torch.float32}
+
+
+def test_a_batch_moves_whole() -> None:
+    batch = collate(rows_of(an_episode(), 0, "conversation"))
+    batch.total_tokens = 7.0
+    moved = batch.to(torch.device("meta"))
+    assert moved.total_tokens == 7.0
+    assert moved.old is None
+    tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
+    assert len(tensors) == 9
+    assert all(tensor.is_meta for tensor in tensors)
+    assert not batch.tokens.is_meta
+
+
+@pytest.mark.parametrize("budget", [1, 30, 64, 200, 10_000])
+def test_pack(budget: int) -> None:
+    rng = random.Random(budget)
+    rows = [Row(n, 0, [0] * rng.randint(1, 60), [], [], []) for n in range(50)]
+    bins = pack(rows, budget)
+    assert sorted(row.episode for part in bins for row in part) == list(range(50)), "every row once"
+    for part in bins:
+        padded = len(part) * max(len(row.tokens) for row in part)
+        assert padded <= budget or len(part) == 1
+    # No two bins side by side could have been one.
+    for part, following in pairwise(bins):
+        assert len(part[0].tokens) * (len(part) + 1) > budget
+        assert len(part[0].tokens) >= len(following[0].tokens)
+    assert pack([], 100) == []

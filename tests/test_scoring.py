@@ -1,0 +1,155 @@
+"""Scoring: advantages, and log-probs under the views."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from conftest import shake
+from worlds import Echo
+
+from sdar_pl.batch import Row, collate, rows_of
+from sdar_pl.engines import Sampling, TransformersEngine
+from sdar_pl.errors import UserError
+from sdar_pl.objectives.advantages import GroupAdvantage
+from sdar_pl.policy import Policy
+from sdar_pl.prompts import Prompter
+from sdar_pl.rollout import Play, Seat, play
+from sdar_pl.scoring import score, set_advantages
+from sdar_pl.types import Episode, Observation, Task
+
+MakePolicy = Callable[..., Policy]
+
+
+def played(policy: Policy, history: Any, contexts: tuple[str, ...] = ("a skill", "")) -> list[Row]:
+    """Rows of two groups, the first with privileged context."""
+    prompter = Prompter(history=history)
+    prompter.bind(policy.tokenizer)
+    world, engine = Echo(turns=3), TransformersEngine()
+    engine.sync(policy)
+    tasks = world.tasks("train")
+    seats = [Seat(tasks[n // 2], n // 2, n % 2, n, (n,), context=contexts[n // 2]) for n in range(2 * len(contexts))]
+    episodes = play(world, seats, engine, prompter, Sampling(max_new_tokens=8), Play())
+    return [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, history)]
+
+
+def fill(policy: Policy, rows: list[Row], **options: Any) -> None:
+    chosen = {"budget": 200, "temperature": 1.0, "teacher": False, "old": False, "reference": False, **options}
+    score(policy, rows, **chosen)
+
+
+@pytest.mark.parametrize("history", ["conversation", "windowed"])
+def test_scores_are_the_views_logprobs(make_policy: MakePolicy, history: Any) -> None:
+    policy = make_policy()
+    rows = played(policy, history)
+    assert any(row.teacher_tokens for row in rows)
+    assert not all(row.teacher_tokens for row in rows)
+    random.Random(0).shuffle(rows)
+    fill(policy, rows, teacher=True, old=True, reference=True, temperature=0.8)
+    for row in rows:
+        one = collate([row])
+        with torch.no_grad():
+            student = policy.logprobs(one, temperature=0.8)[0][0]
+            with policy.reference():
+                reference = policy.logprobs(one, temperature=0.8)[0][0]
+            teacher = student
+            if row.teacher_tokens:
+                teacher = policy.logprobs(collate([row.as_teacher()]), temperature=0.8)[0][0]
+                assert (teacher - student).abs().max() > 1e-3
+        torch.testing.assert_close(torch.tensor(row.old), student, atol=2e-5, rtol=0)
+        torch.testing.assert_close(torch.tensor(row.teacher), teacher, atol=2e-5, rtol=0)
+        torch.testing.assert_close(torch.tensor(row.reference), reference, atol=2e-5, rtol=0)
+        assert (reference - student).abs().max() > 1e-3
+
+
+def test_only_what_is_asked_for(make_policy: MakePolicy) -> None:
+    policy = make_policy()
+    rows = played(policy, "conversation")
+    for name in ("teacher", "old", "reference"):
+        fill(policy, rows, **{name: True})
+        names = {n for row in rows for n in ("teacher", "old", "reference") if getattr(row, n) is not None}
+        assert names == {name}
+        for row in rows:
+            setattr(row, name, None)
+
+
+def test_a_teacher_without_context_is_the_student(make_policy: MakePolicy) -> None:
+    """Gap exactly 0: the same batches give the same bits, in eval mode as in training."""
+    policy = make_policy()
+    rows = played(policy, "conversation", ("", ""))
+    fill(policy, rows, teacher=True, old=True, budget=10_000)
+    assert all(row.teacher == row.old for row in rows)
+    policy.train()
+    batch = collate(sorted(rows, key=lambda row: -len(row.tokens)))
+    student, _ = policy.logprobs(batch)
+    assert batch.teacher is not None
+    assert torch.equal(student.detach(), batch.teacher)
+
+
+@pytest.mark.parametrize("budget", [1, 90, 100_000])
+def test_the_budget_changes_nothing(make_policy: MakePolicy, budget: int) -> None:
+    policy = make_policy()
+    rows = played(policy, "conversation")
+    fill(policy, rows, teacher=True)
+    before = [row.teacher for row in rows]
+    fill(policy, rows, teacher=True, budget=budget)
+    for row, values in zip(rows, before, strict=True):
+        torch.testing.assert_close(torch.tensor(row.teacher), torch.tensor(values), atol=2e-5, rtol=0)
+
+
+def test_teacher_scores_belong_to_the_weights_of_their_time(make_policy: MakePolicy) -> None:
+    policy = make_policy()
+    rows = played(policy, "conversation")
+    fill(policy, rows, teacher=True)
+    before = [row.teacher for row in rows]
+    shake(policy, seed=2)
+    fill(policy, rows, teacher=True)
+    assert all(row.teacher != values for row, values in zip(rows, before, strict=True))
+
+
+@pytest.mark.parametrize("mode", [True, False])
+def test_mode_and_gradient_are_restored(make_policy: MakePolicy, mode: bool) -> None:
+    policy = make_policy()
+    rows = played(policy, "conversation")
+    policy.train(mode)
+    fill(policy, rows, teacher=True, reference=True)
+    assert policy.training is policy.causal_lm.training is mode
+    assert torch.is_grad_enabled()
+    assert any(p.requires_grad for p in policy.parameters())
+    broken = [Row(0, 0, [999_999], [0], [0], [0.0])]
+    with pytest.raises(IndexError):
+        fill(policy, broken, old=True)
+    assert policy.training is mode
+
+
+def test_reference_needs_adapters(make_policy: MakePolicy) -> None:
+    policy = make_policy(lora=False)
+    rows = played(policy, "conversation")
+    with pytest.raises(UserError, match="adapters"):
+        fill(policy, rows, reference=True)
+
+
+# ---------------------------------------------------------------------- advantages
+
+
+def test_advantages_are_the_groups(make_policy: MakePolicy) -> None:
+    """Two groups; an episode of three rows counts once, and all of its rows get its advantage."""
+    rewards = [1.0, 0.0, 0.0, 5.0, 3.0]
+    groups = [0, 0, 0, 1, 1]
+    episodes = []
+    for number, (reward, group) in enumerate(zip(rewards, groups, strict=True)):
+        episode = Episode(Task(str(number), "k", ""), group, number, Observation(""))
+        episode.penalty = -reward
+        episodes.append(episode)
+    counts = [3, 1, 1, 1, 2]
+    rows = [Row(n, groups[n], [1], [0], [0], [0.0]) for n in range(5) for _ in range(counts[n])]
+    random.Random(1).shuffle(rows)
+    set_advantages(rows, episodes, GroupAdvantage(scale="none"))
+    wanted = {0: 2 / 3, 1: -1 / 3, 2: -1 / 3, 3: 1.0, 4: -1.0}
+    assert all(row.advantage == pytest.approx(wanted[row.episode]) for row in rows)
+    set_advantages(rows, episodes, GroupAdvantage())
+    deviation = (1 / 3) ** 0.5  # of 1, 0, 0, with n − 1
+    assert {row.episode: row.advantage for row in rows}[0] == pytest.approx(2 / 3 / deviation, rel=1e-4)
