@@ -151,11 +151,11 @@ def title(found: Sequence[Line]) -> str:
 
 def table(found: Sequence[Line]) -> Table:
     """For the terminal."""
-    result = Table(title=title(found), caption=METHOD, title_justify="left", caption_justify="left")
+    result = Table(title=title(found), caption=METHOD, title_justify="left", caption_justify="left", show_lines=True)
     for number, head in enumerate(heads(found)):
-        result.add_column(head, justify="right" if number else "left", no_wrap=number > 1)
+        result.add_column(head, justify="right" if number else "left", overflow="fold", min_width=min(12, len(head)))
     for line in found:
-        result.add_row(*cells(line))
+        result.add_row(*(text.replace(" [", "\n[") for text in cells(line)))  # an interval below its mean
     return result
 
 
