@@ -5,10 +5,16 @@ The games lie beside the project (../shared); without them only what needs none 
 
 from __future__ import annotations
 
+import csv
 import gzip
 import hashlib
 import json
+import os
+import random
+import signal
+import sys
 import tarfile
+from collections import Counter
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -25,6 +31,9 @@ from sdar_pl.types import Observation, Task
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 ARCHIVE = SHARED / "alfworld" / "json_2.1.1.tar.xz"
 GOLDEN = SHARED / "golden"
+TINY = Path(__file__).resolve().parents[1] / "configs" / "alfworld" / "tiny.yaml"
+OFFICIAL = bool(find_spec("textworld") and find_spec("alfworld"))
+needs_official = pytest.mark.skipif(not OFFICIAL, reason="the packages alfworld and textworld are not installed")
 
 
 def golden(name: str) -> Any:
@@ -246,7 +255,7 @@ def test_conversation(root: Path) -> None:
 
 
 def test_textworld_engine_agrees(root: Path, world: AlfWorld) -> None:
-    if not (find_spec("textworld") and find_spec("alfworld")):
+    if not OFFICIAL:
         with pytest.raises(UserError, match="alfworld"):
             AlfWorld(str(root), engine="textworld")
         pytest.skip("the packages alfworld and textworld are not installed")
@@ -271,3 +280,129 @@ def test_textworld_engine_agrees(root: Path, world: AlfWorld) -> None:
     session = official.session(task)
     assert session.reset().admissible
     session.close()
+
+
+# ---------------------------------------------------------------------- slow: the official engine, and whole runs
+
+
+@pytest.mark.slow
+@needs_official
+@pytest.mark.parametrize("split", ["valid_seen", "valid_unseen"])
+def test_random_games_side_by_side(root: Path, world: AlfWorld, split: str) -> None:
+    """Two games of each kind and split that the recorded transcripts need not hold, played at random, with slips."""
+    official = AlfWorld(str(root), engine="textworld")
+    rng = random.Random(f"side by side in {split}")
+    for kind in world.kinds:
+        for task in rng.sample([task for task in official.tasks(split) if task.kind == kind], 2):
+            session, twin = official.session(task), world.session(task)
+            observation = session.reset()
+            assert twin.reset() == observation, task.id
+            slips = ["", "take the lot", "go to nowhere 1", "open", "examine", "GO TO shelf 1", "help", "inventory"]
+            for _ in range(30):
+                action = rng.choice(slips if rng.random() < 0.1 else observation.admissible)
+                observation = session.step(action)
+                assert twin.step(action) == observation, (task.id, action)
+                if observation.done:
+                    break
+            session.close()
+
+
+def run(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, *options: str) -> Path:
+    """``python -m sdar_pl <command> --config configs/alfworld/tiny.yaml …`` → the run folder."""
+    from sdar_pl.cli import RUN_FOLDER, main
+
+    monkeypatch.delenv(RUN_FOLDER, raising=False)
+    monkeypatch.setattr(sys, "argv", ["sdar_pl"])
+    small = ("--trainer.default_root_dir", str(folder), "--data.environment.init_args.root", str(root))
+    splits = ("--data.train_split", "valid_unseen")  # the fixture unpacks no others
+    assert main([command, "--config", str(TINY), *small, *splits, *options]) == 0
+    return Path(os.environ[RUN_FOLDER])
+
+
+def metrics(folder: Path) -> list[dict[str, str]]:
+    with (folder / "metrics.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.mark.slow
+def test_the_tiny_config_trains_and_is_evaluated(root: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from sdar_pl.policy import packaged_models
+
+    if "tiny-household" not in packaged_models():
+        pytest.skip("the tiny policy is not in sdar_pl/assets: make it with scripts/train_tiny_policy.py")
+    panel = ("--data.panel_tasks", "12")
+    iterations = ("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2")
+    folder = run(root, tmp_path, monkeypatch, "fit", *panel, *iterations, "--data.tasks_per_iteration", "4")
+    rows = metrics(folder)
+    assert [int(row["step"]) for row in rows] == [0, 1, 2]
+    assert [bool(row["val/success"]) for row in rows] == [True, False, True]
+    for row in rows[1:]:
+        assert 0 < float(row["gate/mean"]) < 1
+        assert float(row["rollout/failed"]) == 0
+    assert len({row["loss/total"] for row in rows[1:]}) == 2
+    checkpoint = ("--ckpt_path", str(folder / "checkpoints" / "last.ckpt"))
+    for context in ("false", "true"):
+        shown = ("--data.evaluate_with_context", context)
+        assert run(root, tmp_path, monkeypatch, "test", *panel, *checkpoint, *shown) == folder
+        report = json.loads((folder / "test.json").read_text())
+        episodes = [json.loads(line) for line in (folder / "episodes.test.jsonl").open()]
+        assert len({episode["task"] for episode in episodes}) == len(episodes) == report["n"] == 12
+        assert all(episode["task"].startswith("valid_unseen/") for episode in episodes)
+        assert report["context"] is (context == "true")
+        assert report["success"] == sum(episode["success"] for episode in episodes) / 12
+        assert sum(kind["n"] for kind in report["kinds"].values()) == 12
+        low, high = report["interval"]
+        assert 0 <= low <= report["success"] <= high <= 1
+
+
+@pytest.mark.slow
+@needs_official
+def test_a_killed_worker_does_not_stop_a_run(
+    root: Path, tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """kill -9 of a worker in mid-episode: that episode is played again, on another worker."""
+    from sdar_pl.environments.textworld_worker import TextWorldSession
+
+    killed: list[tuple[int, str]] = []
+    resets: Counter[str] = Counter()
+    step, reset = TextWorldSession.step, TextWorldSession.reset
+
+    def deadly(self: TextWorldSession, action: str) -> Observation:
+        self.steps_taken = getattr(self, "steps_taken", 0) + 1  # type: ignore[attr-defined]
+        if self.steps_taken == 2 and not killed:  # type: ignore[attr-defined]
+            assert self._worker is not None
+            process = self._worker._process
+            killed.append((process.pid, self.path.parent.name))
+            os.kill(process.pid, signal.SIGKILL)
+        return step(self, action)
+
+    def counted(self: TextWorldSession) -> Observation:
+        resets[self.path.parent.name] += 1
+        return reset(self)
+
+    monkeypatch.setattr(TextWorldSession, "step", deadly)
+    monkeypatch.setattr(TextWorldSession, "reset", counted)
+    options = {
+        "model.policy.model": str(models["qwen2"]),
+        "data.environment.init_args.engine": "textworld",
+        "data.prompter.init_args.max_prompt_tokens": "8192",
+        "data.prompter.init_args.max_teacher_tokens": "16384",
+        "data.play.max_turns": "3",
+        "data.play.workers": "1",  # one after the other: the kill comes first
+        "data.sampling.max_new_tokens": "4",
+        "data.evaluation.max_new_tokens": "4",
+        "data.tasks_per_iteration": "2",
+        "data.group_size": "2",
+        "data.panel_tasks": "1",
+        "trainer.max_epochs": "1",
+        "trainer.num_sanity_val_steps": "0",
+    }
+    folder = run(root, tmp_path, monkeypatch, "fit", *(word for key in options for word in (f"--{key}", options[key])))
+    ((pid, game),) = killed
+    with pytest.raises(ProcessLookupError):
+        os.kill(pid, 0)
+    assert resets[game] == 3, "two episodes of the group, one of them twice"
+    (row,) = metrics(folder)
+    assert float(row["rollout/failed"]) == 0
+    episodes = [json.loads(line) for line in (folder / "episodes.jsonl").open()]
+    assert [len(episode["turns"]) for episode in episodes if episode["split"] == "train"] == [3] * 4
