@@ -2,7 +2,7 @@
 
 The configuration's keys are the constructors' own arguments (``--help`` and ``--print_config`` show them). A run writes
 below ``<trainer.default_root_dir>/<run>``: metrics.csv, TensorBoard events, config.yaml, episodes.jsonl, checkpoints/,
-adapter/. What is wrong in a user's input is said in one line, with exit status 2.
+adapter/. What is wrong in a user's input is said in one line, with exit status 2. ``compare`` is compare.py.
 """
 
 from __future__ import annotations
