@@ -7,7 +7,7 @@ It learns by imitation, from generated games only, in three kinds of episodes:
 - with skills for another kind of task: what the novice does too, so that it is the *content* that helps.
 
 So it knows the language, is imperfect without skills on purpose, and is a real teacher when it reads them.
-Prints its own run time. Run: python scripts/train_tiny_policy.py [--steps 2500] [--out sdar_pl/assets/tiny-household]
+Prints its own run time. Run: python scripts/train_tiny_policy.py [--steps 2400] [--out sdar_pl/assets/tiny-household]
 """
 
 from __future__ import annotations
@@ -145,9 +145,9 @@ class Imitation(IterableDataset[list[tuple[list[int], list[float]]]]):
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=16)
-    parser.add_argument("--lr", type=float, default=3e-3)
+    parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--hidden", type=int, default=128)
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--vocabulary", type=int, default=1536)
