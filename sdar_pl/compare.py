@@ -264,7 +264,7 @@ def run_all(cells: Sequence[Cell], fit: Sequence[str], console: Console) -> tupl
     task = live.add_task("", total=len(cells), note="")
 
     def tell(line: str) -> None:
-        live.update(task, note=line[: max(10, console.width - width - 60)])
+        live.update(task, note=line[: max(10, console.width - width - 50)])
 
     try:
         with live:
