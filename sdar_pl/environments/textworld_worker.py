@@ -154,7 +154,7 @@ def main() -> None:
             if "load" in request:
                 if environment is not None:
                     environment.close()
-                environment = _load(request["load"])
+                environment = load(request["load"])
                 state = environment.reset()
             else:
                 assert environment is not None
@@ -166,14 +166,13 @@ def main() -> None:
         replies.flush()
 
 
-def _load(path: str) -> Any:
+def load(path: str) -> Any:
+    """The official engine with the game file at ``path``, as alfworld sets it up."""
     import textworld
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
 
     infos = textworld.EnvInfos(won=True, admissible_commands=True, feedback=True)
-    environment = AlfredDemangler(textworld.start(path, infos))
-    environment.load(path)
-    return environment
+    return textworld.start(path, infos, wrappers=[AlfredDemangler])
 
 
 if __name__ == "__main__":
