@@ -57,6 +57,24 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.now)
 
 
+class KeepsInput(nn.Linear):
+    """Stands for bitsandbytes' int8 layer, which holds on to its input until backward, checkpointing or not."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return _Keeping.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call, no-any-return]
+
+
+class _Keeping(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.kept, ctx.weight = x, weight  # not by save_for_backward: checkpointing does not see them
+        return nn.functional.linear(x, weight, bias)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+        return grad @ ctx.weight, None, None
+
+
 def causal_lm(net: Any) -> Any:
     """The Hugging Face model itself, without the peft wrapper."""
     return net.get_base_model() if hasattr(net, "get_base_model") else net
@@ -129,11 +147,11 @@ def update_bytes(
             targets = torch.zeros(responses, dtype=torch.long)
             picked = states.index_select(0, targets)
             values, _ = token_logprobs(picked, head, targets, entropy=True, chunk=chunk)
-            values.sum().backward()
+            values.sum().backward()  # type: ignore[no-untyped-call]
             logits = live.peak - saved
             del values, picked, targets
             live.peak = highest
-            torch.autograd.backward(hidden, states.grad.view_as(hidden))
+            hidden.backward(states.grad.view_as(hidden))
             return Update(saved, live.peak - saved, logits)
 
     two, three = measure(2), measure(3)
@@ -158,11 +176,16 @@ def prefill_bytes(net: Any, rows: int, length: int, *, precision: Callable[[], A
 # ---------------------------------------------------------------------- what stands still
 
 
-def weight_bytes(net: Any, quantization: str | None) -> tuple[int, int]:
-    """Of a base model: (weights, the statistics of their quantisation). The output layer is not quantised."""
-    weights = statistics = 0
+def quantised(net: Any) -> list[nn.Linear]:
+    """The layers of a base model that bitsandbytes quantises: all that are linear but the output layer."""
     head = net.get_output_embeddings()
-    packed = {id(p.weight) for p in net.modules() if isinstance(p, nn.Linear) and p is not head and quantization}
+    return [part for part in net.modules() if isinstance(part, nn.Linear) and part is not head]
+
+
+def weight_bytes(net: Any, quantization: str | None) -> tuple[int, int]:
+    """Of a base model: (weights, the statistics of their quantisation)."""
+    weights = statistics = 0
+    packed = {id(part.weight) for part in quantised(net) if quantization}
     for parameter in net.parameters():
         numbers = parameter.numel()
         if id(parameter) not in packed:

@@ -19,14 +19,28 @@ import torch
 from torch import nn
 
 from sdar_pl.architectures import read_config
+from sdar_pl.engines.kv import STEP
 from sdar_pl.engines.transformers import LEAVE_SHARE
 from sdar_pl.errors import UserError
-from sdar_pl.memory import Update, causal_lm, optimizer_bytes, prefill_bytes, update_bytes, weight_bytes
+from sdar_pl.memory import (
+    KeepsInput,
+    Update,
+    causal_lm,
+    optimizer_bytes,
+    prefill_bytes,
+    quantised,
+    update_bytes,
+    weight_bytes,
+)
 from sdar_pl.policy import DTYPES, LoRA, ModelSource, adapt
 
 #: bytes that drawing a token takes for each row and word of the vocabulary (TransformersEngine._sample: the logits,
 #: their scaled copy and log-probs in float32; probabilities, their sums and a flipped copy in float64; two masks)
 SAMPLING = 3 * 4 + 3 * 8 + 2
+
+
+#: parts of a phase that never come together: the largest of them counts
+IN_TURN = ("copies of the cache", "prompts", "sampling", "one layer's backward", "logits chunk")
 
 
 @dataclass
@@ -42,15 +56,15 @@ class Plan:
     rollout: dict[str, int] = field(default_factory=dict)
     update: dict[str, int] = field(default_factory=dict)
     notes: dict[str, str] = field(default_factory=dict)
-    overlap: int = 0  # of parts of the update that never peak together
 
     @property
     def peaks(self) -> dict[str, int]:
+        def height(parts: dict[str, int]) -> int:
+            together = sum(size for name, size in parts.items() if name not in IN_TURN)
+            return together + max((size for name, size in parts.items() if name in IN_TURN), default=0)
+
         fixed = sum(self.fixed.values())
-        return {
-            "rollout": fixed + sum(self.rollout.values()),
-            "update": fixed + sum(self.update.values()) - self.overlap,
-        }
+        return {"rollout": fixed + height(self.rollout), "update": fixed + height(self.update)}
 
     def as_json(self) -> str:
         """Everything, in bytes."""
@@ -69,8 +83,10 @@ class Plan:
         ]
         for title, parts in {"always": self.fixed, "rollout": self.rollout, "update": self.update}.items():
             for name, size in parts.items():
-                lines.append(f"  {title:<8} {name:<24} {pretty(size):>10}  {self.notes.get(name, '')}".rstrip())
+                turn = "~" if name in IN_TURN else " "
+                lines.append(f"  {title:<8}{turn}{name:<24} {pretty(size):>10}  {self.notes.get(name, '')}".rstrip())
                 title = ""
+        lines.append("  ~ one at a time: the largest counts")
         lines += ["", *(f"peak of the {name:<8} {pretty(size):>23}" for name, size in self.peaks.items())]
         return "\n".join(lines)
 
@@ -113,16 +129,17 @@ def plan(config: Any) -> Plan:
         keeps = window.history == "conversation" and engine.keep_cache
         prompts = max(1, min(decoded, engine.prefill_tokens // window.max_prompt_tokens))
         height, token = prefill_bytes(net, prompts, window.max_prompt_tokens, precision=precision)
-        drawing = decoded * causal_lm(net).config.get_text_config().vocab_size * SAMPLING
+        row = (length + STEP) * token
         rows = sessions if keeps else decoded
         result.rollout = {
-            "KV cache": rows * length * token,
-            "copies of it": int(decoded * length * token * (1 if keeps else 1 - LEAVE_SHARE)),
-            "prompts or sampling": max(height + unpacked, drawing),
+            "KV cache": rows * row,
+            "copies of the cache": int(decoded * row * (1 if keeps else 1 - LEAVE_SHARE)),
+            "prompts": height + unpacked,
+            "sampling": decoded * causal_lm(net).config.get_text_config().vocab_size * SAMPLING,
         }
-        result.notes["KV cache"] = f"{rows} rows × {length:,} tokens × {token:,} B, every row at its longest"
-        result.notes["copies of it"] = "while rows leave the batch"
-        result.notes["prompts or sampling"] = f"{prompts} × {window.max_prompt_tokens:,} tokens, or {decoded} rows"
+        result.notes["KV cache"] = f"{rows} rows × {length + STEP:,} tokens × {token:,} B, every row at its longest"
+        result.notes["copies of the cache"] = "when rows leave the batch"
+        result.notes["prompts"] = f"{prompts} × {window.max_prompt_tokens:,} tokens"
     if shards > 1:
         result.rollout["gathered weights"] = whole
 
@@ -138,14 +155,11 @@ def plan(config: Any) -> Plan:
         "one layer's backward": found.layer + unpacked,
         "logits chunk": found.logits,
     }
-    result.overlap = min(found.layer + unpacked, found.logits)
     word = "without" if policy.gradient_checkpointing else "with"
     result.notes["activations"] = (
         f"{rows} rows × {length:,} tokens; {pretty(other.saved)} {word} gradient checkpointing"
     )
-    result.notes["logits chunk"] = (
-        f"{min(policy.logits_chunk, responses):,} tokens; not at the same time as the layer's"
-    )
+    result.notes["logits chunk"] = f"{min(policy.logits_chunk, responses):,} tokens"
     if shards > 1:
         result.update["gathered layers"] = gathered_bytes(causal_lm(net), whole / parameters)
         result.notes["gathered layers"] = "two decoder layers, embeddings and output layer"
@@ -168,6 +182,8 @@ def skeleton(config: Any) -> tuple[tuple[int, int], Any]:
         except ValueError as error:
             raise UserError(f"model.policy.model: {policy.model!r} is no causal language model ({error})") from error
         base = weight_bytes(net, policy.quantization)
+        for part in quantised(net) if policy.quantization == "int8" else ():
+            part.__class__ = KeepsInput
         if policy.lora:
             net = adapt(net, LoRA(**vars(policy.lora)))
     if low:
