@@ -59,10 +59,12 @@ def main(args: Sequence[str] | None = None) -> int:
     _quieten()
     from sdar_pl.errors import UserError
 
+    files: dict[str, Any] = {}
     try:
+        files = read_configs(arguments)
         _run(None if args is None else arguments, planning)
     except UserError as error:
-        return _fail(str(error))
+        return _fail(name_file(str(error), files))
     except KeyboardInterrupt:
         return 130
     except Exception as error:
@@ -133,8 +135,8 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
     from sdar_pl.module import SDARModule
     from sdar_pl.strategy import FSDP2Strategy
 
-    StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: shard the model over all ranks", override=True)
-    transformers_logging.disable_progress_bar()  # type: ignore[no-untyped-call]
+    StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: sharded over all ranks", override=True)
+    transformers_logging.disable_progress_bar()
 
     class Parser(LightningArgumentParser):
         """Raises ``UserError`` with the heart of the message instead of printing usage and a stack of causes."""
@@ -147,7 +149,7 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
 
         def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
             parser.add_argument(
-                "--run", type=str | None, default=None, help="Name of the run folder (default: the first config file's)."
+                "--run", type=str | None, default=None, help="Name of the run folder (default: the config file's)."
             )
             parser.link_arguments("data.sampling.temperature", "model.temperature")
             parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
@@ -227,6 +229,40 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
         )
     except ArgumentError as error:
         raise UserError(plain_message(str(error))) from error
+
+
+def read_configs(arguments: Sequence[str]) -> dict[str, Any]:
+    """The ``--config`` files by name. Raises ``UserError`` for one that is missing or no YAML mapping."""
+    import yaml
+
+    from sdar_pl.errors import UserError
+
+    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
+    named = [after if word in ("--config", "-c") else word.partition("=")[2] for word, after in pairs
+             if word in ("--config", "-c") or word.startswith("--config=")]  # fmt: skip
+    files = {}
+    for name in named:
+        try:
+            files[name] = yaml.safe_load(Path(name).read_text())
+        except OSError as error:
+            raise UserError(f"--config {name}: {error.strerror}; name a YAML file") from error
+        except yaml.YAMLError as error:
+            raise UserError(f"--config {name}: not valid YAML: {error}") from error
+        if not isinstance(files[name], dict):
+            raise UserError(f"--config {name}: holds no keys; look at configs/quickstart.yaml for an example")
+    return files
+
+
+def name_file(message: str, files: dict[str, Any]) -> str:
+    """Add the file that sets the key which the message quotes."""
+    for key in re.findall(r"[\"'](\w+(?:\.\w+)+)[\"']|^(\w+(?:\.\w+)+)", message):
+        path = (key[0] or key[1]).split(".")
+        for name, content in reversed(files.items()):
+            for part in path:
+                content = content.get(part) if isinstance(content, dict) and part in content else None
+            if content is not None:
+                return f"{message} (in {name})"
+    return message
 
 
 def plain_message(message: str) -> str:

@@ -1,0 +1,131 @@
+"""Bad input ends in one line that names the file or key, with exit status 2 and no traceback."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from sdar_pl.cli import RUN_FOLDER, main
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+
+
+@pytest.fixture(autouse=True)
+def _own_run_folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.delenv(RUN_FOLDER, raising=False)
+    monkeypatch.setattr(sys, "argv", ["sdar_pl"])
+    monkeypatch.chdir(tmp_path)
+
+
+def complain(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """Run the command line, expect a complaint → its text."""
+    os.environ.pop(RUN_FOLDER, None)
+    status = main(["fit", *arguments])
+    said = capfd.readouterr().err.strip().splitlines()
+    assert status == 2, said
+    errors = [line for line in said if line.startswith("error: ")]
+    assert len(errors) == 1, said
+    assert "Traceback" not in "\n".join(said)
+    return errors[0]
+
+
+def test_unknown_key(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("data:\n  group_sise: 8\n")
+    said = complain(capfd, "--config", QUICKSTART, "--config", str(file))
+    assert "group_sise" in said
+    assert "mine.yaml" in said
+
+
+def test_unknown_class(capfd: pytest.CaptureFixture[str]) -> None:
+    said = complain(capfd, "--config", QUICKSTART, "--model.objective", "sdar_pl.objectives.SADR")
+    assert "model.objective" in said
+    assert "SADR" in said
+
+
+def test_wrong_type(capfd: pytest.CaptureFixture[str]) -> None:
+    said = complain(capfd, "--config", QUICKSTART, "--data.group_size", "many")
+    assert "data.group_size" in said
+
+
+def test_missing_config(capfd: pytest.CaptureFixture[str]) -> None:
+    said = complain(capfd, "--config", "nowhere.yaml")
+    assert "nowhere.yaml" in said
+
+
+def test_broken_yaml(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "broken.yaml"
+    file.write_text("data: {group_size: [\n")
+    assert "broken.yaml" in complain(capfd, "--config", str(file))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--model.policy.model", "./no-model"], ["model.policy.model", "./no-model"]),
+        (["--data.group_size", "1"], ["group_size", "at least 2"]),
+        (["--model.objective.init_args.beta", "-1"], ["beta", "-1"]),
+        (["--data.validation_split", "vaildation"], ["vaildation", "validation"]),
+        (["--data.context.init_args.library", "cooking"], ["cooking", "household"]),
+        (["--data.prompter.max_prompt_tokens", "5"], ["max_prompt_tokens", "nothing is truncated"]),
+        (["--data.tasks_per_iteration", "0"], ["data.tasks_per_iteration"]),
+        (["--data.sampling.temperature", "0"], ["data.sampling.temperature"]),
+        (["--data.sampling.top_p", "3"], ["top_p"]),
+        (["--model.policy.lora.target_modules", "[nothing]"], ["target_modules", "q_proj"]),
+        (["--trainer.accelerator", "gpu"], ["trainer", "gpu"]),
+        (["--ckpt_path", "no.ckpt"], ["ckpt_path", "no.ckpt"]),
+        (["--ckpt_path", "last"], ["ckpt_path", "no earlier run"]),
+    ],
+)
+def test_bad_values(
+    capfd: pytest.CaptureFixture[str], models: dict[str, Path], arguments: list[str], words: list[str]
+) -> None:
+    if arguments[1] == "gpu" and __import__("torch").cuda.is_available():
+        pytest.skip("this machine has a GPU")
+    base = ["--config", QUICKSTART, "--model.policy.model", str(models["qwen2"])]
+    said = complain(capfd, *base, *arguments)
+    assert all(word in said for word in words), said
+
+
+def test_skill_without_front_matter(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "skills").mkdir()
+    (tmp_path / "skills" / "plain.md").write_text("Just do it.\n")
+    said = complain(capfd, "--config", QUICKSTART, "--data.context.init_args.folder", str(tmp_path / "skills"))
+    assert "plain.md" in said
+
+
+def test_output_folder_that_cannot_be_written(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    said = complain(capfd, "--config", QUICKSTART, "--trainer.default_root_dir", str(tmp_path / "file"))
+    assert "default_root_dir" in said
+
+
+def test_teacher_without_context(capfd: pytest.CaptureFixture[str], models: dict[str, Path]) -> None:
+    said = complain(
+        capfd,
+        *["--config", QUICKSTART, "--model.policy.model", str(models["qwen2"])],
+        *["--data.context", "sdar_pl.skills.providers.NoContext"],
+    )
+    assert "data.context" in said
+
+
+def test_run_folders_do_not_overwrite_each_other(tmp_path: Path) -> None:
+    from jsonargparse import Namespace
+
+    from sdar_pl.cli import run_folder
+
+    config = Namespace(trainer=Namespace(default_root_dir=str(tmp_path)), run="mine", config=None)
+    first = run_folder(config, None)
+    (first / "metrics.csv").write_text("step\n")
+    os.environ.pop(RUN_FOLDER)
+    assert run_folder(config, None).name == "mine-2"
+
+
+def test_version_is_quick_and_needs_no_torch() -> None:
+    code = "import sys; from sdar_pl.cli import main; main(['--version']); assert 'torch' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)
