@@ -68,7 +68,8 @@ class Batch:
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        return replace(self, **{name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)})
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        return replace(self, **moved)
 
 
 def rows_of(episode: Episode, index: int, history: str) -> list[Row]:
@@ -139,3 +140,12 @@ def pack(rows: Sequence[Row], budget: int) -> list[list[Row]]:
         else:
             bins.append([row])
     return bins
+
+
+def blank_row(like: Row | None) -> Row:
+    """A row without response tokens: fills a rank's last micro-batches so that all ranks have as many."""
+    row = Row(0, 0, [0, 0], [], [], [])
+    for name in ("old", "teacher", "reference"):
+        if like is not None and getattr(like, name) is not None:
+            setattr(row, name, [])
+    return row

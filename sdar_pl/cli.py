@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import logging
 import os
-import re
 import sys
 import tempfile
 import warnings
@@ -57,6 +56,7 @@ def main(args: Sequence[str] | None = None) -> int:
     if planning:
         args = arguments = arguments[1:]
     _quieten()
+    from sdar_pl.complaints import name_file, read_configs
     from sdar_pl.errors import UserError
 
     files: dict[str, Any] = {}
@@ -129,6 +129,7 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
     from lightning.pytorch.strategies import StrategyRegistry
     from transformers.utils import logging as transformers_logging
 
+    from sdar_pl.complaints import plain_message
     from sdar_pl.datamodule import RolloutDataModule
     from sdar_pl.errors import UserError
     from sdar_pl.logs import MetricsCSV
@@ -229,47 +230,6 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
         )
     except ArgumentError as error:
         raise UserError(plain_message(str(error))) from error
-
-
-def read_configs(arguments: Sequence[str]) -> dict[str, Any]:
-    """The ``--config`` files by name. Raises ``UserError`` for one that is missing or no YAML mapping."""
-    import yaml
-
-    from sdar_pl.errors import UserError
-
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    named = [after if word in ("--config", "-c") else word.partition("=")[2] for word, after in pairs
-             if word in ("--config", "-c") or word.startswith("--config=")]  # fmt: skip
-    files = {}
-    for name in named:
-        try:
-            files[name] = yaml.safe_load(Path(name).read_text())
-        except OSError as error:
-            raise UserError(f"--config {name}: {error.strerror}; name a YAML file") from error
-        except yaml.YAMLError as error:
-            raise UserError(f"--config {name}: not valid YAML: {error}") from error
-        if not isinstance(files[name], dict):
-            raise UserError(f"--config {name}: holds no keys; look at configs/quickstart.yaml for an example")
-    return files
-
-
-def name_file(message: str, files: dict[str, Any]) -> str:
-    """Add the file that sets the key which the message quotes."""
-    for key in re.findall(r"[\"'](\w+(?:\.\w+)+)[\"']|^(\w+(?:\.\w+)+)", message):
-        path = (key[0] or key[1]).split(".")
-        for name, content in reversed(files.items()):
-            for part in path:
-                content = content.get(part) if isinstance(content, dict) and part in content else None
-            if content is not None:
-                return f"{message} (in {name})"
-    return message
-
-
-def plain_message(message: str) -> str:
-    """jsonargparse's account of a parsing error → its heart on one line: the key and what is wrong with it."""
-    lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
-    problem = re.sub(r"^Parser key \"?([^\":]+)\"?:?", r"\1:", " ".join(lines))
-    return problem[:600]
 
 
 # ---------------------------------------------------------------------- the run folder

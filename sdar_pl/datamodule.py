@@ -11,13 +11,14 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any, cast
 
 import lightning as L
 import numpy as np
 import torch
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
-from sdar_pl.batch import Batch, Row, collate, pack, rows_of
+from sdar_pl.batch import Batch, Row, blank_row, collate, pack, rows_of
 from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
@@ -71,16 +72,18 @@ class RolloutDataModule(L.LightningDataModule):
         seed: of task order and sampling (linked to seed_everything).
     """
 
+    trainer: Any  # Lightning's is None until a run begins
+
     def __init__(
         self,
         environment: Environment,
         engine: Engine,
-        prompter: Prompter = Prompter(),
-        context: ContextProvider = NoContext(),
-        advantage: Advantage = GroupAdvantage(),
-        sampling: Sampling = Sampling(),
-        evaluation: Sampling = Sampling(temperature=0.4),
-        play: Play = Play(),
+        prompter: Prompter,
+        context: ContextProvider = NoContext(),  # noqa: B008 – never changed
+        advantage: Advantage = GroupAdvantage(),  # noqa: B008 – never changed
+        sampling: Sampling = Sampling(),  # noqa: B008 – never changed
+        evaluation: Sampling = Sampling(temperature=0.4),  # noqa: B008 – never changed
+        play: Play = Play(),  # noqa: B008 – never changed
         tasks_per_iteration: int = 16,
         group_size: int = 8,
         steps_per_iteration: int = 1,
@@ -103,7 +106,7 @@ class RolloutDataModule(L.LightningDataModule):
             if value < 1:
                 raise UserError(f"data.{name}: {value} must be 1 or more")
         if sampling.temperature == 0:
-            raise UserError("data.sampling.temperature: 0 draws the same episode every time; training needs more than 0")
+            raise UserError("data.sampling.temperature: 0 draws the same episode every time; give more than 0")
         advantage.validate(group_size)
         self.environment, self.engine, self.prompter = environment, engine, prompter
         self.context, self.advantage = context, advantage
@@ -144,7 +147,7 @@ class RolloutDataModule(L.LightningDataModule):
     def train_dataloader(self) -> DataLoader[Batch]:
         """Roll out and score; once for each epoch, also when Lightning asks twice (on resuming)."""
         # When Lightning first asks on resuming, `current_epoch` still is the one that has ended.
-        epoch = self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[union-attr]
+        epoch = self.trainer.fit_loop.epoch_progress.current.processed
         if self.iteration is None or self.iteration.epoch != epoch:
             with self.trainer.precision_plugin.forward_context(), self._policy.rollout():
                 self.iteration = self._iterate(epoch)
@@ -253,12 +256,13 @@ class RolloutDataModule(L.LightningDataModule):
         steps = self.steps_per_iteration
         order = np.random.default_rng([self.seed, SHUFFLE, epoch]).permutation(self.tasks_per_iteration)
         step_of = {int(group): place % steps for place, group in enumerate(order)}
-        parts = [pack([row for row in rows if step_of[row.group] == step], self.micro_batch_tokens) for step in range(steps)]
+        of_step = [[row for row in rows if step_of[row.group] == step] for step in range(steps)]
+        parts = [pack(chosen, self.micro_batch_tokens) for chosen in of_step]
         accumulate = int(self._reduce([float(max(map(len, parts)))], "max")[0])
         if accumulate == 0:
             raise UserError("data.environment: no episode of this iteration can be trained on, all of them failed")
-        tokens = self._reduce([float(sum(len(row.positions) for part in parts[s] for row in part)) for s in range(steps)])
-        counts = self._reduce([float(sum(len(part) for part in parts[s])) for s in range(steps)])
+        tokens = self._reduce([float(sum(len(row.positions) for row in chosen)) for chosen in of_step])
+        counts = self._reduce([float(len(chosen)) for chosen in of_step])
         world, pad = self.trainer.world_size, self._policy.tokenizer.pad_token_id or 0
         blank = [blank_row(next(iter(rows), None))]
         batches = []
@@ -306,9 +310,9 @@ class RolloutDataModule(L.LightningDataModule):
             return play(self.environment, seats, self.engine, self.prompter, self.evaluation, self.rules, tell)
 
 
-def _loader(items: list) -> DataLoader:  # type: ignore[type-arg]
+def _loader(items: list[Any]) -> DataLoader[Any]:
     # batch_size=None: each item is a batch already, and no sampler is put in.
-    return DataLoader(items, batch_size=None, shuffle=False)
+    return DataLoader(cast("Dataset[Any]", items), batch_size=None, shuffle=False)
 
 
 def task_order(total: int, epoch: int, count: int, seed: int) -> list[int]:
@@ -322,9 +326,3 @@ def task_order(total: int, epoch: int, count: int, seed: int) -> list[int]:
         chosen.extend(int(i) for i in taken)
         cursor += len(taken)
     return chosen
-
-
-def blank_row(like: Row | None) -> Row:
-    """A row without response tokens: fills a rank's last micro-batches so that all ranks have as many."""
-    scores = {name: None if like is None or getattr(like, name) is None else [0.0] for name in ("old", "teacher", "reference")}
-    return replace(Row(0, 0, [0, 0], [], [], []), **scores)  # type: ignore[arg-type]

@@ -11,8 +11,8 @@ from torch import Tensor
 
 
 class Means:
-    """Sums of weight × value and of weights. A name may be unknown to some ranks; one that has no weight on any rank is left
-    out of ``compute``."""
+    """Sums of weight × value and of weights. A name may be unknown to some ranks; one that has no weight on any rank
+    is left out of ``compute``."""
 
     def __init__(self, names: tuple[str, ...] = ()) -> None:
         self.sums: dict[str, Tensor] = {name: self._new() for name in names}  # [2]

@@ -69,7 +69,8 @@ class SDARModule(L.LightningModule):
         optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
         if self.make_scheduler is None:
             return optimizer
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": self.make_scheduler(optimizer), "interval": "step"}}
+        schedule = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
         """Micro-batches move; tasks of a panel are plain data."""
@@ -171,7 +172,7 @@ class SDARModule(L.LightningModule):
         names = ["success", "reward", "turns", *(f"success/{kind}" for kind in self.data.environment.kinds)]
         self.evaluation = Means(tuple(names))
 
-    def validation_step(self, batch: list[tuple[int, Task]], batch_idx: int) -> list[Episode]:
+    def validation_step(self, batch: list[tuple[int, Task]], batch_idx: int) -> Any:
         """Play this rank's share of the panel → its episodes."""
         episodes = self.data.evaluate(batch)
         for episode in episodes:
