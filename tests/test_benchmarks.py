@@ -1,0 +1,44 @@
+"""The benchmark scripts run, in small."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+pytestmark = pytest.mark.slow
+
+
+def run(script: str, *words: object) -> None:
+    done = subprocess.run([sys.executable, SCRIPTS / script, *map(str, words)], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_memory(tmp_path: Path) -> None:
+    run("bench_memory.py", "--vocabularies", 8000, 64000, "--length", 256, "--chunk", 64, "--out", tmp_path)
+    runs = json.loads((tmp_path / "memory.json").read_text())["runs"]
+    assert runs["64000"]["plain"]["growth"] > 2 * runs["64000"]["chunked"]["growth"]
+    assert "| 64,000 |" in (tmp_path / "memory.md").read_text()
+
+
+def test_gpu_script_on_a_cpu(tmp_path: Path) -> None:
+    words = ["--shape", "tiny", "--device", "cpu", "--prompt", "64", "--response", "8", "--skills", "16", "--runs", "1"]
+    run("bench_gpu.py", *words, "--out", tmp_path)
+    runs = json.loads((tmp_path / "gpu.json").read_text())["runs"]
+    assert [(one["shape"], one["objective"]) for one in runs] == [("tiny", "grpo"), ("tiny", "sdar")]
+    assert all(one["medians"]["rollout_tokens_per_s"] > 0 and one["medians"]["update_s"] > 0 for one in runs)
+    assert runs[1]["medians"]["score_s"] > runs[0]["medians"]["score_s"]
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_gpu_script_keeps_its_aim(tmp_path: Path) -> None:
+    """3B in 12 GiB."""
+    run("bench_gpu.py", "--shape", "3b", "--runs", 1, "--out", tmp_path)
+    for one in json.loads((tmp_path / "gpu.json").read_text())["runs"]:
+        assert max(one["peaks"].values()) <= 12 * 2**30
