@@ -209,6 +209,15 @@ def test_memory_does_not_grow(make_policy: MakePolicy, history: Any) -> None:
     assert max(most) == (4 if history == "conversation" else 0)
 
 
+def test_only_what_may_go_on_is_kept(make_policy: MakePolicy) -> None:
+    engine, requests = start(make_policy()), ask([prompt(n) for n in range(3)])
+    requests[1].keep = False
+    engine.generate(requests, HOT)
+    assert engine._kept.keys() == {0, 2}
+    engine.generate(ask([prompt(5), prompt(6)]), HOT)
+    assert engine._kept[0].tokens[:12] == prompt(5), "what a session leaves behind is replaced"
+
+
 def test_rows_that_have_ended_leave(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch) -> None:
     engine = start(quick_to_end(make_policy()))
     widths: list[int] = []
@@ -362,12 +371,12 @@ def test_what_ends_a_response(make_policy: MakePolicy) -> None:
         assert len(answer.logprobs) == len(answer.tokens)
 
 
-@pytest.mark.parametrize("stop", ["e", "o s", "⟦x"])
+@pytest.mark.parametrize("stop", ["e", "o s", "⟦⟦⟦"])
 def test_stop_strings(make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch, stop: str) -> None:
     """A stop string ends a response at the token that completes it, also one whose characters are several tokens."""
     policy = make_policy()
     engine, tokenizer = start(policy), policy.tokenizer
-    script = tokenizer.encode("go to shelf ⟦x and ⟦x more" if "⟦" in stop else "go to shelf 1, take")
+    script = tokenizer.encode("go to ⟦⟦shelf ⟦⟦⟦ and ⟦⟦⟦ more" if "⟦" in stop else "go to shelf 1, take")
     sample = engine._sample
 
     def scripted(logits: Any, rows: Any, running: Any, sampling: Any) -> Any:

@@ -191,10 +191,10 @@ class TransformersEngine(Engine):
                 left = gather([(now, stay)], room=STEP)
                 cache, valid, positions = left.cache(), left.valid, positions[stay]
                 active, tokens, running = [active[p] for p in stay], [tokens[p] for p in stay], [True] * len(stay)
-            live = torch.tensor(running, device=valid.device)[:, None]
-            valid = torch.cat([valid, live], 1)
+            # What is fed to a row that has ended does not count in its cache.
+            valid = torch.cat([valid, torch.tensor(running, device=valid.device)[:, None]], 1)
             hidden, cache = self._step(torch.tensor(tokens, device=valid.device)[:, None], valid, positions, cache)
-            positions = positions + live
+            positions = positions + 1
             logits = self._head(hidden[:, -1])
 
     def _keep(self, ended: Sequence[tuple[Request, Completion]], block: Block, places: list[int]) -> None:
