@@ -199,6 +199,15 @@ class Policy(nn.Module):
         ends = configured if isinstance(configured, list) else [configured]
         return frozenset(token for token in [*ends, self.tokenizer.eos_token_id] if token is not None)
 
+    def check_length(self, tokens: int) -> None:
+        """Raises ``UserError`` for a sequence longer than the model was made for (it would read on, ever worse)."""
+        limit = getattr(self.causal_lm.config, "max_position_embeddings", None)
+        if limit and tokens > limit:
+            raise UserError(
+                f"data.prompter: a sequence of {tokens} tokens, the next response included, is longer than the {limit} "
+                "that this model reads; lower max_prompt_tokens, max_teacher_tokens or sampling.max_new_tokens"
+            )
+
     @contextlib.contextmanager
     def reference(self) -> Iterator[None]:
         """The reference view: adapters off inside the block."""
@@ -245,6 +254,7 @@ class Policy(nn.Module):
 
         ``temperature`` is that of the rollout: the distribution that was sampled from.
         """
+        self.check_length(batch.tokens.shape[1])
         hidden, _ = self.hidden(input_ids=batch.tokens, attention_mask=batch.attention, use_cache=False)
         # The logits that predict token p stand at position p − 1.
         where = (batch.positions - 1).clamp(min=0)

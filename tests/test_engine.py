@@ -406,6 +406,13 @@ def test_bad_engine(name: str) -> None:
         TransformersEngine(**{name: 0})
 
 
+def test_longer_than_the_model_reads(make_policy: MakePolicy) -> None:
+    engine = start(make_policy())
+    engine.generate(ask([prompt(1, 2040)]), Sampling(max_new_tokens=8))
+    with pytest.raises(UserError, match=r"2049 tokens.*the 2048 that this model reads"):
+        engine.generate(ask([prompt(1, 2040)]), Sampling(max_new_tokens=9))
+
+
 def test_sliding_windows_are_refused(tmp_path: Any) -> None:
     from conftest import make_model
 

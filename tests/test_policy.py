@@ -346,6 +346,14 @@ def test_no_reference_without_adapters(make_policy: MakePolicy) -> None:
         pass
 
 
+def test_rows_longer_than_the_model_reads(make_policy: MakePolicy) -> None:
+    policy = make_policy()
+    with torch.no_grad():
+        policy.logprobs(collate([a_row(0, 2048, [(2, 4)])]))
+        with pytest.raises(UserError, match="2049 tokens"):
+            policy.logprobs(collate([a_row(0, 2049, [(2, 4)])]))
+
+
 def test_models_that_rework_their_logits_are_refused() -> None:
     from types import SimpleNamespace
 

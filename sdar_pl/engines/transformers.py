@@ -64,6 +64,8 @@ class TransformersEngine(Engine):
     @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         done: list[Completion] = []
+        assert self._policy is not None, "sync first"
+        self._policy.check_length(max((len(request.prompt) for request in requests), default=0) + sampling.max_new_tokens)
         with self._sampling_mode():
             for start in range(0, len(requests), self.max_rows):
                 done += self._generate(requests[start : start + self.max_rows], sampling)
@@ -72,7 +74,7 @@ class TransformersEngine(Engine):
     @contextlib.contextmanager
     def _sampling_mode(self) -> Iterator[None]:
         """Eval mode, restored afterwards: rollouts run inside Lightning's train mode."""
-        assert self._policy is not None, "sync first"
+        assert self._policy is not None
         was = self._policy.training
         self._policy.eval()
         try:
