@@ -1,0 +1,47 @@
+"""How well the tiny policy plays without skills, with the right ones and with those of another kind of task.
+
+Run: python scripts/eval_tiny_policy.py [--model tiny-household] [--games 192]
+"""
+
+from __future__ import annotations
+
+import argparse
+
+from sdar_pl.engines import Sampling, TransformersEngine
+from sdar_pl.environments.game import KINDS
+from sdar_pl.environments.household import Household
+from sdar_pl.policy import Policy
+from sdar_pl.prompts import Prompter
+from sdar_pl.rollout import Play, Seat, play
+from sdar_pl.skills.providers import SkillContext
+from sdar_pl.types import Task
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--model", default="tiny-household")
+    parser.add_argument("--games", type=int, default=192)
+    args = parser.parse_args()
+    policy = Policy(args.model)
+    policy.build()
+    household, skills, prompter = Household(size="tiny", validation_tasks=args.games), SkillContext(), Prompter()
+    prompter.bind(policy.tokenizer)
+    engine = TransformersEngine()
+    print(f"{args.model} on {args.games} validation games of size tiny, at most 12 turns")
+    for temperature in (0.4, 1.0):
+        for name in ("no skills", "right skills", "skills of another kind"):
+            engine.sync(policy)
+            seats = [Seat(task, n, 0, n, (n,)) for n, task in enumerate(household.tasks("validation"))]
+            for seat in seats:
+                other = KINDS[(KINDS.index(seat.task.kind) + 2) % len(KINDS)]
+                task = seat.task if name == "right skills" else Task("", other, "")
+                seat.student_context = "" if name == "no skills" else skills.provide(task)
+            sampling = Sampling(temperature=temperature, max_new_tokens=24)
+            with policy.rollout():
+                episodes = play(household, seats, engine, prompter, sampling, Play(max_turns=12))
+            share = sum(episode.success for episode in episodes) / len(episodes)
+            print(f"temperature {temperature:g}, {name:22}  success {share:6.1%}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,157 @@
+"""The whole job through the command line: rollouts, scores, updates, logs, checkpoints – on real architectures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import os
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from sdar_pl.cli import RUN_FOLDER, main
+
+ROOT = Path(__file__).parents[1]
+QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+SMALL = [
+    *["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"],
+    *["--data.tasks_per_iteration", "2", "--data.group_size", "4", "--data.play.max_turns", "3"],
+    *["--data.environment.init_args.validation_tasks", "6", "--data.sampling.max_new_tokens", "8"],
+    *["--data.evaluation.max_new_tokens", "8"],
+]
+#: names that are fixed for good
+NAMES = """val/success val/reward train/success train/reward train/valid_action episode/turns gate/mean gate/active gap/mean
+gap/negative_fraction loss/total loss/policy loss/distill loss/reference_kl policy/entropy policy/clip_fraction
+policy/approx_kl engine/logprob_mismatch time/rollout_s time/score_s time/update_s rollout/tokens_per_s""".split()
+CLOCK = ("time/", "rollout/tokens_per_s")
+
+
+@pytest.fixture(autouse=True)
+def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["sdar_pl"])
+
+
+def fit(folder: Path, *arguments: str, model: str | Path = "tiny-household", status: int = 0) -> Path:
+    """A small quickstart run → its folder."""
+    os.environ.pop(RUN_FOLDER, None)
+    base = ["fit", "--config", QUICKSTART, "--model.policy.model", str(model), *SMALL]
+    assert main([*base, "--trainer.default_root_dir", str(folder), "--run", "run", *arguments]) == status
+    made = Path(os.environ.pop(RUN_FOLDER))
+    return made
+
+
+def metrics(run: Path) -> list[dict[str, float]]:
+    """Rows of metrics.csv without what a clock says."""
+    with (run / "metrics.csv").open() as file:
+        return [
+            {name: float(value) for name, value in row.items() if value and not name.startswith(CLOCK)}
+            for row in csv.DictReader(file)
+        ]
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    return state
+
+
+@pytest.mark.parametrize("model", ["tiny-household", "qwen2", "qwen3"])
+def test_fit_logs_everything_and_trains(model: str, models: dict[str, Path], tmp_path: Path) -> None:
+    run = fit(tmp_path, model=models.get(model, model))
+    with (run / "metrics.csv").open() as file:
+        rows = list(csv.DictReader(file))
+    assert [row["step"] for row in rows] == ["0", "1", "2"]
+    assert rows[0]["val/success"]
+    assert not rows[0]["train/success"], "the first row is the untrained policy's panel"
+    assert all(rows[-1][name] for name in NAMES)
+    assert all(math.isfinite(float(value)) for row in rows for value in row.values() if value)
+    assert float(rows[1]["engine/logprob_mismatch"]) < 1e-4
+    assert any(name.startswith("val/success/") for name in rows[0])
+    for name in ("config.yaml", "episodes.jsonl", "summary.json", "checkpoints/last.ckpt", "checkpoints/best.ckpt"):
+        assert (run / name).exists(), name
+    assert list(run.glob("events.out.tfevents*"))
+    lines = [json.loads(line) for line in (run / "episodes.jsonl").read_text().splitlines()]
+    assert sum(line["split"] == "train" for line in lines) == 2 * 2 * 4
+    assert sum(line["split"] == "validation" for line in lines) == 3 * 6
+    trained = weights(run)
+    assert trained
+    assert all("lora_" in name for name in trained), "a checkpoint holds the adapters alone"
+    assert any(tensor.abs().sum() > 0 for name, tensor in trained.items() if "lora_B" in name)
+
+
+@pytest.mark.slow
+def test_windowed_history_with_several_steps_and_small_micro_batches(tmp_path: Path) -> None:
+    run = fit(
+        tmp_path,
+        *["--data.prompter.history", "windowed", "--data.steps_per_iteration", "2"],
+        *["--data.micro_batch_tokens", "600", "--data.prompter.max_teacher_tokens", "2000"],
+    )
+    last = metrics(run)[-1]
+    assert last["policy/approx_kl"] != 0, "the second step of an iteration is off-policy"
+    assert last["gate/mean"] > 0
+
+
+@pytest.mark.slow
+def test_full_fine_tuning_without_adapters(tmp_path: Path) -> None:
+    run = fit(
+        tmp_path,
+        *["--model.policy.lora", "null", "--model.objective.init_args.reference_coefficient", "0"],
+        *["--model.optimizer.init_args.lr", "1e-5"],
+    )
+    assert any("embed_tokens" in name for name in weights(run))
+
+
+def test_without_weight_sdar_is_grpo_bit_by_bit(tmp_path: Path) -> None:
+    sdar = fit(tmp_path / "sdar", "--model.objective.init_args.coefficient", "0")
+    grpo = fit(tmp_path / "grpo", "--config", str(ROOT / "configs" / "objectives" / "grpo.yaml"))
+    for name, tensor in weights(grpo).items():
+        assert torch.equal(tensor, weights(sdar)[name]), name
+    shared = [name for name in metrics(grpo)[-1] if not name.startswith(("gap", "gate"))]
+    assert [{n: row[n] for n in shared if n in row} for row in metrics(sdar)] == [
+        {n: row[n] for n in shared if n in row} for row in metrics(grpo)
+    ]
+
+
+@pytest.mark.slow
+def test_one_seed_gives_one_result(tmp_path: Path) -> None:
+    first, again = fit(tmp_path / "a"), fit(tmp_path / "b")
+    other = fit(tmp_path / "c", "--seed_everything", "5")
+    assert metrics(first) == metrics(again)
+    assert all(torch.equal(tensor, weights(again)[name]) for name, tensor in weights(first).items())
+    assert metrics(first) != metrics(other)
+
+
+@pytest.mark.slow
+def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
+    whole = fit(tmp_path / "whole", "--trainer.max_epochs", "3")
+    fit(tmp_path / "parts", "--trainer.max_epochs", "1")
+    resumed = fit(tmp_path / "parts", "--trainer.max_epochs", "3", "--ckpt_path", "last")
+    assert metrics(resumed) == metrics(whole)
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(resumed).items())
+
+
+def test_validate_leaves_the_run_alone_and_finds_its_policy(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    run = fit(tmp_path)
+    before = {name: (run / name).read_bytes() for name in ("metrics.csv", "config.yaml", "episodes.jsonl")}
+    capfd.readouterr()
+    best = str(run / "checkpoints" / "last.ckpt")
+    assert main(["validate", "--config", str(run / "config.yaml"), "--ckpt_path", best]) == 0
+    said = capfd.readouterr().out
+    shown = f"{100 * metrics(run)[-1]['val/success']:.1f}"
+    assert shown in said
+    assert {name: (run / name).read_bytes() for name in before} == before
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (ROOT / "configs" / "objectives").glob("*.yaml")))
+@pytest.mark.slow
+def test_every_objective_trains(name: str, tmp_path: Path) -> None:
+    extra: list[str] = ["--data.prompter.history", "windowed"] if name == "gigpo" else []
+    run = fit(
+        tmp_path,
+        *["--config", str(ROOT / "configs" / "objectives" / f"{name}.yaml"), "--trainer.max_epochs", "1", *extra],
+    )
+    row: dict[str, Any] = metrics(run)[-1]
+    assert math.isfinite(row["loss/total"])
