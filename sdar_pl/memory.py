@@ -82,10 +82,15 @@ def causal_lm(net: Any) -> Any:
 
 def shorten(net: Any, layers: int) -> Any:
     """A copy of a model that ends after so many decoder layers."""
-    net = copy.deepcopy(net)
-    del causal_lm(net).get_decoder().layers[layers:]
-    causal_lm(net).config.num_hidden_layers = layers
-    return net
+    decoder = causal_lm(net).get_decoder()
+    every = decoder.layers
+    decoder.layers = every[:layers]
+    try:
+        short = copy.deepcopy(net)
+    finally:
+        decoder.layers = every
+    causal_lm(short).config.num_hidden_layers = layers
+    return short
 
 
 @contextlib.contextmanager

@@ -6,8 +6,10 @@ resident set of a process would be no measure here: Python and its libraries tak
 
 from __future__ import annotations
 
+import importlib
 import json
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +17,15 @@ import numpy as np
 import pytest
 import torch
 from conftest import make_model
+from jsonargparse import Namespace
 from torch.profiler import ProfilerActivity, profile
 
 from sdar_pl.architectures import KNOWN, known
 from sdar_pl.batch import Batch, Row, collate
 from sdar_pl.cli import main
 from sdar_pl.engines import Request, Sampling, TransformersEngine
+from sdar_pl.memory import optimizer_bytes
+from sdar_pl.plan import layout
 from sdar_pl.policy import LoRA, Policy
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -132,20 +137,18 @@ OPTIMIZERS = ["torch.optim.AdamW", "torch.optim.SGD", "bitsandbytes.optim.PagedA
 
 
 @pytest.mark.parametrize("name", OPTIMIZERS)
-def test_optimizer_to_the_byte(planned: Callable[..., dict[str, Any]], small: Path, name: str) -> None:
-    import bitsandbytes
-
-    plan = planned("quickstart.yaml", model__optimizer=name, **options(small))
+def test_optimizer_to_the_byte(small: Path, name: str) -> None:
+    module, kind = name.rsplit(".", 1)
+    make = partial(getattr(importlib.import_module(module), kind), lr=1e-3)
     policy = Policy(str(small), LoRA())
     policy.build()
     trained = [p for p in policy.parameters() if p.requires_grad]
-    kind = name.rsplit(".", 1)[1]
-    optimizer = getattr(bitsandbytes.optim if "bits" in name else torch.optim, kind)(trained, lr=1e-3)
+    optimizer = make(trained)
     for parameter in trained:
         parameter.grad = torch.zeros_like(parameter)
     optimizer.step()
     values = [value for state in optimizer.state.values() for value in state.values()]
-    assert plan["fixed"]["optimizer"] == sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+    assert optimizer_bytes(make, trained) == sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
 
 
 # ---------------------------------------------------------------------- what comes and goes
@@ -184,7 +187,8 @@ def test_an_update_within_15_percent(
     assert allocated(update) == pytest.approx(wanted, rel=0.15)
 
 
-@pytest.mark.parametrize("kind", [None, pytest.param("nf4", marks=SLOW)])
+@SLOW
+@pytest.mark.parametrize("kind", [None, "nf4"])
 def test_a_rollout_within_15_percent(planned: Callable[..., dict[str, Any]], small: Path, kind: str | None) -> None:
     settings = {"quantization": kind} if kind else {}
     plan = planned("quickstart.yaml", **options(small, **settings))
@@ -239,7 +243,8 @@ def test_a_gpu_config_is_parsed_built_on_meta_tensors_and_fits(
     assert 0 < plan["peaks"]["total"] < memory
 
 
-@pytest.mark.parametrize("size", ["3B", pytest.param("7B", marks=pytest.mark.slow)])
+@SLOW
+@pytest.mark.parametrize("size", ["3B", "7B"])
 def test_qlora_fits_the_card_it_is_meant_for(planned: Callable[..., dict[str, Any]], size: str) -> None:
     """The aim, in theory: 3B in 12 GiB and 7B in 20 GiB, for one group of 8 and 2,048 + 512 tokens.
 
@@ -254,6 +259,7 @@ def test_qlora_fits_the_card_it_is_meant_for(planned: Callable[..., dict[str, An
     assert plan["peaks"]["total"] < {"3B": 12, "7B": 20}[size] * GIGA
 
 
+@SLOW
 def test_fsdp_divides_what_it_shards(planned: Callable[..., dict[str, Any]]) -> None:
     eight, one = planned("fsdp_8gpu.yaml"), planned("fsdp_8gpu.yaml", trainer__devices=1, trainer__strategy="auto")
     assert (eight["ranks"], eight["shards"], one["shards"]) == (8, 8, 1)
@@ -261,16 +267,31 @@ def test_fsdp_divides_what_it_shards(planned: Callable[..., dict[str, Any]]) -> 
     whole = one["fixed"]["weights"] + one["fixed"]["adapters"]
     assert eight["rollout"]["gathered weights"] == whole
     assert 0 < eight["update"]["gathered layers"] < whole / 2
-    replicas = planned("fsdp_8gpu.yaml", trainer__strategy="ddp", trainer__devices=4, trainer__num_nodes=2)
-    assert (replicas["ranks"], replicas["shards"]) == (8, 1)
-    assert replicas["fixed"] == one["fixed"]
 
 
-def test_model_parallel_strategy_by_class_path(planned: Callable[..., dict[str, Any]]) -> None:
-    path = "lightning.pytorch.strategies.ModelParallelStrategy"
-    options = {"trainer__strategy": path, "trainer__strategy__init_args__data_parallel_size": 4}
-    plan = planned("fsdp_8gpu.yaml", **options)
-    assert (plan["ranks"], plan["shards"]) == (8, 4)
+PARALLEL = {
+    "class_path": "lightning.pytorch.strategies.ModelParallelStrategy",
+    "init_args": Namespace(data_parallel_size=4),
+}
+OURS = {"class_path": "sdar_pl.strategy.FSDP2Strategy", "init_args": Namespace(data_parallel_size="auto")}
+
+
+@pytest.mark.parametrize(
+    ("devices", "nodes", "strategy", "expected"),
+    [
+        (1, 1, "auto", (1, 1)),
+        ("auto", 1, "auto", (1, 1)),
+        ("0,2,3", 1, "ddp", (3, 1)),
+        ([0, 1], 2, "ddp", (4, 1)),
+        ("8", 1, "fsdp2", (8, 8)),
+        (4, 2, "fsdp2", (8, 8)),
+        (8, 1, Namespace(**PARALLEL), (8, 4)),
+        (4, 2, Namespace(**OURS), (8, 8)),
+    ],
+)
+def test_ranks_and_shards(devices: Any, nodes: int, strategy: Any, expected: tuple[int, int]) -> None:
+    trainer = Namespace(devices=devices, num_nodes=nodes, strategy=strategy, accelerator="cpu")
+    assert layout(trainer) == expected
 
 
 def test_the_table_names_all_parts(small: Path, capsys: pytest.CaptureFixture[str]) -> None:
