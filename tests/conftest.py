@@ -74,16 +74,6 @@ def make_model(folder: Path, family: str, **options: Any) -> None:
     tokenizer.save_pretrained(folder)
 
 
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Slow tests and those that need files from outside run only where they are asked for."""
-    if config.option.markexpr or config.option.keyword:
-        return
-    for item in items:
-        for name in ("slow", "network"):
-            if item.get_closest_marker(name):
-                item.add_marker(pytest.mark.skip(reason=f'opt-in: pytest -m "{name}"'))
-
-
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """Folders of random models: "qwen2" (tied embeddings) and "qwen3" (untied, wider heads)."""

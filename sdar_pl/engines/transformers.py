@@ -65,7 +65,8 @@ class TransformersEngine(Engine):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         done: list[Completion] = []
         assert self._policy is not None, "sync first"
-        self._policy.check_length(max((len(request.prompt) for request in requests), default=0) + sampling.max_new_tokens)
+        longest = max((len(request.prompt) for request in requests), default=0)
+        self._policy.check_length(longest + sampling.max_new_tokens)
         with self._sampling_mode():
             for start in range(0, len(requests), self.max_rows):
                 done += self._generate(requests[start : start + self.max_rows], sampling)
