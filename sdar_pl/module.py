@@ -17,6 +17,7 @@ from torch import Tensor
 from sdar_pl.batch import Batch
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.errors import UserError
+from sdar_pl.logs import MetricsCSV
 from sdar_pl.means import Means
 from sdar_pl.objectives import LossInputs, Objective
 from sdar_pl.policy import Policy
@@ -136,6 +137,11 @@ class SDARModule(L.LightningModule):
     def on_fit_start(self) -> None:
         if self.trainer.ckpt_path:
             self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
+
+    def on_train_start(self) -> None:
+        for logger in self.loggers:
+            if isinstance(logger, MetricsCSV) and self.trainer.is_global_zero:
+                logger.experiment.forget_after(self.trainer.current_epoch)
 
     def on_train_epoch_start(self) -> None:
         last = self.trainer.max_epochs is not None and self.trainer.current_epoch + 1 == self.trainer.max_epochs

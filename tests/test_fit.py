@@ -24,9 +24,13 @@ SMALL = [
     *["--data.evaluation.max_new_tokens", "8"],
 ]
 #: names that are fixed for good
-NAMES = """val/success val/reward train/success train/reward train/valid_action episode/turns gate/mean gate/active gap/mean
-gap/negative_fraction loss/total loss/policy loss/distill loss/reference_kl policy/entropy policy/clip_fraction
-policy/approx_kl engine/logprob_mismatch time/rollout_s time/score_s time/update_s rollout/tokens_per_s""".split()
+NAMES = (
+    *("val/success", "val/reward", "train/success", "train/reward", "train/valid_action", "episode/turns"),
+    *("gate/mean", "gate/active", "gap/mean", "gap/negative_fraction"),
+    *("loss/total", "loss/policy", "loss/distill", "loss/reference_kl"),
+    *("policy/entropy", "policy/clip_fraction", "policy/approx_kl", "engine/logprob_mismatch"),
+    *("time/rollout_s", "time/score_s", "time/update_s", "rollout/tokens_per_s"),
+)
 CLOCK = ("time/", "rollout/tokens_per_s")
 
 
