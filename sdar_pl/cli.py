@@ -38,6 +38,11 @@ TRAINER_DEFAULTS: dict[str, Any] = {
     "enable_model_summary": False,
 }
 
+DESCRIPTION = (
+    "Train LLM agents with SDAR, GRPO and their family. Beside the subcommands below: 'plan' (memory of a run from its "
+    "configuration) and 'compare' (methods on paired seeds), each with its own --help; '--version'."
+)
+
 #: one file each, replaced in place
 SAVING: dict[str, Any] = {"save_top_k": 1, "enable_version_counter": False}
 
@@ -225,6 +230,7 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
             parser_class=Parser,
+            parser_kwargs={"prog": "python -m sdar_pl", "description": DESCRIPTION},
             run=not planning,
             args=arguments,
         )

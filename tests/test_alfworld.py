@@ -330,7 +330,7 @@ def test_the_tiny_config_trains_and_is_evaluated(root: Path, tmp_path: Path, mon
 
     if "tiny-household" not in packaged_models():
         pytest.skip("the tiny policy is not in sdar_pl/assets: make it with scripts/train_tiny_policy.py")
-    panel = ("--data.panel_tasks", "12")
+    panel = ("--data.panel_tasks", "12", "--data.play.max_turns", "12")
     iterations = ("--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "2")
     folder = run(root, tmp_path, monkeypatch, "fit", *panel, *iterations, "--data.tasks_per_iteration", "4")
     rows = metrics(folder)
