@@ -96,6 +96,8 @@ def _fail(message: str) -> int:
 
 def _quieten() -> None:
     """Silence what other libraries say on import or at every start and what no user can act on."""
+    # Threads that wait give up their core: beside any other busy process, spinning ones slow a run down several times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
