@@ -220,15 +220,21 @@ class Policy(nn.Module):
             yield
 
     @contextlib.contextmanager
-    def rollout(self) -> Iterator[None]:
-        """Inside, the policy is in eval mode, without gradient, and whole on every rank. Collective under FSDP2."""
+    def evaluating(self) -> Iterator[None]:
+        """Inside, eval mode without gradient; the mode is restored after (Lightning trains around rollouts)."""
         was = self.training
         self.eval()
         try:
-            with torch.no_grad(), gathered(self.causal_lm):
+            with torch.no_grad():
                 yield
         finally:
             self.train(was)
+
+    @contextlib.contextmanager
+    def rollout(self) -> Iterator[None]:
+        """Inside, the policy is ``evaluating`` and whole on every rank. Collective under FSDP2."""
+        with self.evaluating(), gathered(self.causal_lm):
+            yield
 
     # ------------------------------------------------------------------ log-probs
 

@@ -63,7 +63,6 @@ def shape_iteration(objective: Objective, rows: Sequence[Row], step: int) -> Non
         row.shaped = values[: len(row.positions)]
 
 
-@torch.no_grad()
 def score(
     policy: Policy,
     rows: Sequence[Row],
@@ -78,9 +77,7 @@ def score(
 
     A row without teacher tokens has no privileged context: its teacher is the student itself.
     """
-    was = policy.training
-    policy.eval()
-    try:
+    with policy.evaluating():
         if old:
             _fill(policy, rows, rows, "old", budget, temperature)
         if teacher:
@@ -88,8 +85,6 @@ def score(
             _fill(policy, rows, readings, "teacher", budget, temperature)
         if reference:
             _fill(policy, rows, rows, "reference", budget, temperature, policy.reference())
-    finally:
-        policy.train(was)
 
 
 def _fill(

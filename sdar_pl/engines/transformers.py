@@ -8,7 +8,6 @@ Left out: sliding-window and state-space caches (refused), paging, speculative d
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
@@ -61,27 +60,15 @@ class TransformersEngine(Engine):
         for session in sessions:
             self._kept.pop(session, None)
 
-    @torch.no_grad()
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         done: list[Completion] = []
         assert self._policy is not None, "sync first"
         longest = max((len(request.prompt) for request in requests), default=0)
         self._policy.check_length(longest + sampling.max_new_tokens)
-        with self._sampling_mode():
+        with self._policy.evaluating():
             for start in range(0, len(requests), self.max_rows):
                 done += self._generate(requests[start : start + self.max_rows], sampling)
         return done
-
-    @contextlib.contextmanager
-    def _sampling_mode(self) -> Iterator[None]:
-        """Eval mode, restored afterwards: rollouts run inside Lightning's train mode."""
-        assert self._policy is not None
-        was = self._policy.training
-        self._policy.eval()
-        try:
-            yield
-        finally:
-            self._policy.train(was)
 
     # ------------------------------------------------------------------ prompt → cache and next-token logits
 
