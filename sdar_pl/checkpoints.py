@@ -1,19 +1,18 @@
 """Checkpoint files: written so that a crash leaves the old one, checked before they are trusted.
 
-A checkpoint holds what is trained (with LoRA: the adapters), optimizer, loops, callbacks, random states, the rollouts
-where it falls inside an iteration, and *facts*: what it belongs to. When to write them is callbacks/checkpoints.py.
+A checkpoint holds what is trained (with LoRA: the adapters), optimizer, loops, callbacks, the rollouts where it falls
+inside an iteration, and *facts*: what it belongs to. It holds no random states: every random stream begins anew at
+its place, from a seed of (seed, epoch, …). When to write them is callbacks/checkpoints.py.
 """
 
 from __future__ import annotations
 
 import os
-import random
 import warnings
 import zipfile
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
@@ -146,29 +145,3 @@ def described(part: Any, name: str) -> dict[str, str]:
     for key, value in sorted(vars(part).items()):
         found |= described(value, f"{name}.{key}")
     return found
-
-
-# ---------------------------------------------------------------------- random states
-
-
-def random_state() -> dict[str, Any]:
-    """Python's, numpy's and torch's random states as plain data."""
-    name, keys, *rest = np.random.get_state()
-    version, inner, gauss = random.getstate()
-    return {
-        "python": [version, list(inner), gauss],
-        "numpy": [name, torch.from_numpy(np.asarray(keys, dtype=np.int64)), *rest],
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-    }
-
-
-def set_random_state(state: dict[str, Any]) -> None:
-    """Go on from a ``random_state``."""
-    version, inner, gauss = state["python"]
-    random.setstate((version, tuple(inner), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, keys.numpy().astype(np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if torch.cuda.is_available() and state["cuda"] is not None:
-        torch.cuda.set_rng_state(state["cuda"])

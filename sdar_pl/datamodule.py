@@ -33,7 +33,7 @@ from sdar_pl.skills.providers import ContextProvider, NoContext
 from sdar_pl.types import Episode, Task
 
 #: first word of every random seed, so that training and evaluation never share a stream
-TRAIN, EVALUATE, SHUFFLE = 0, 1, 2
+TRAIN, EVALUATE, SHUFFLE, UPDATE = 0, 1, 2, 3
 
 
 class RolloutDataModule(L.LightningDataModule):

@@ -10,19 +10,19 @@ from collections.abc import Mapping
 from typing import Any
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from sdar_pl.batch import Batch
-from sdar_pl.checkpoints import FACTS, check, facts, random_state, set_random_state
-from sdar_pl.datamodule import RolloutDataModule
+from sdar_pl.checkpoints import FACTS, check, facts
+from sdar_pl.datamodule import UPDATE, RolloutDataModule
 from sdar_pl.errors import UserError
 from sdar_pl.logs import MetricsCSV
 from sdar_pl.means import Means
 from sdar_pl.objectives import LossInputs, Objective
 from sdar_pl.policy import Policy
-from sdar_pl.processes import gather
 from sdar_pl.types import Episode, Task
 
 
@@ -59,7 +59,6 @@ class SDARModule(L.LightningModule):
         self.temperature, self.importance_cap = temperature, importance_cap
         self.strict_loading = False  # checkpoints hold trainable parameters only
         self.means, self.evaluation = Means(), Means()
-        self.random_state: dict[str, Any] | None = None  # from a checkpoint
 
     # ------------------------------------------------------------------ set-up
 
@@ -85,15 +84,10 @@ class SDARModule(L.LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint[FACTS] = self._facts()
-        checkpoint["random"] = gather(random_state())
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse what belongs to another model or method; keep the random state for the moment training begins."""
-        training = self.trainer.state.fn == "fit"
-        check(checkpoint, self._facts(), training)
-        if training:
-            states = checkpoint["random"]
-            self.random_state = states[self.trainer.global_rank % len(states)]
+        """Refuse what belongs to another model or method."""
+        check(checkpoint, self._facts(), training=self.trainer.state.fn == "fit")
 
     def _facts(self) -> dict[str, Any]:
         return facts(self.policy, objective=self.objective, advantage=self.data.advantage)
@@ -105,6 +99,11 @@ class SDARModule(L.LightningModule):
         return data
 
     # ------------------------------------------------------------------ training
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        if batch_idx == 0:  # dropout's stream belongs to the iteration, so that a resumed run draws the same
+            seeds = [self.data.seed, UPDATE, self.trainer.current_epoch, self.trainer.global_rank]
+            torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """One micro-batch → loss and per-token records [B, R] for the callbacks."""
@@ -155,8 +154,6 @@ class SDARModule(L.LightningModule):
             self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
 
     def on_train_start(self) -> None:
-        if self.random_state is not None:
-            set_random_state(self.random_state)
         for logger in self.loggers:
             if isinstance(logger, MetricsCSV) and self.trainer.is_global_zero:
                 logger.experiment.forget_after(self.trainer.current_epoch)

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from runs import metrics, weights
 
 from sdar_pl.cli import RUN_FOLDER, main
 
@@ -31,7 +32,6 @@ NAMES = (
     *("policy/entropy", "policy/clip_fraction", "policy/approx_kl", "engine/logprob_mismatch"),
     *("time/rollout_s", "time/score_s", "time/update_s", "rollout/tokens_per_s"),
 )
-CLOCK = ("time/", "rollout/tokens_per_s")
 
 
 @pytest.fixture(autouse=True)
@@ -46,20 +46,6 @@ def fit(folder: Path, *arguments: str, model: str | Path = "tiny-household", sta
     assert main([*base, "--trainer.default_root_dir", str(folder), "--run", "run", *arguments]) == status
     made = Path(os.environ.pop(RUN_FOLDER))
     return made
-
-
-def metrics(run: Path) -> list[dict[str, float]]:
-    """Rows of metrics.csv without what a clock says."""
-    with (run / "metrics.csv").open() as file:
-        return [
-            {name: float(value) for name, value in row.items() if value and not name.startswith(CLOCK)}
-            for row in csv.DictReader(file)
-        ]
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
-    return state
 
 
 @pytest.mark.parametrize("model", ["tiny-household", "qwen2", "qwen3"])
