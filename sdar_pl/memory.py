@@ -151,7 +151,7 @@ def update_bytes(
             states = hidden.detach().flatten(0, 1).requires_grad_()
             targets = torch.zeros(responses, dtype=torch.long)
             picked = states.index_select(0, targets)
-            values, _ = token_logprobs(picked, head, targets, entropy=True, chunk=chunk)
+            values = token_logprobs(picked, head, targets, entropy=True, chunk=chunk).values
             values.sum().backward()  # type: ignore[no-untyped-call]
             logits = live.peak - saved
             del values, picked, targets

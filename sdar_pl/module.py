@@ -92,7 +92,7 @@ class SDARModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """One micro-batch → loss and per-token records [B, R] for the callbacks."""
-        student, entropy = self.policy.logprobs(batch, temperature=self.temperature, entropy=True)
+        student, entropy, *_ = self.policy.logprobs(batch, temperature=self.temperature, entropy=True)
         behaviour = student.detach() if batch.old is None else batch.old
         outputs = self.objective(
             LossInputs(

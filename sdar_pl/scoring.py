@@ -100,6 +100,6 @@ def _fill(
     with view or contextlib.nullcontext():
         for chunk in pack(readings, budget):
             batch = collate(chunk)
-            values, _ = policy.logprobs(batch.to(policy.device), temperature=temperature)
+            values = policy.logprobs(batch.to(policy.device), temperature=temperature).values
             for reading, value in zip(chunk, values.tolist(), strict=True):
                 setattr(where[id(reading)], name, value[: len(reading.positions)])
