@@ -136,7 +136,7 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
     from lightning.pytorch.strategies import StrategyRegistry
     from transformers.utils import logging as transformers_logging
 
-    from sdar_pl.complaints import plain_message
+    from sdar_pl.complaints import behind, plain_message
     from sdar_pl.datamodule import RolloutDataModule
     from sdar_pl.errors import UserError
     from sdar_pl.logs import MetricsCSV
@@ -167,6 +167,15 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
             self.run_folder = run_folder(config, resumed=config.get("ckpt_path"))
             if str(config.get("ckpt_path")) == "last":
                 config.ckpt_path = str(self.run_folder / "checkpoints" / "last.ckpt")
+
+        def instantiate_classes(self) -> None:
+            try:
+                super().instantiate_classes()
+            except ValueError as error:
+                complaint = behind(error)
+                if complaint is None:
+                    raise
+                raise complaint from None
 
         def instantiate_trainer(self, **kwargs: Any) -> Trainer:
             settings = self._get(self.config_init, "trainer", default={})
