@@ -92,7 +92,9 @@ class SDARModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """One micro-batch → loss and per-token records [B, R] for the callbacks."""
-        student, entropy, *_ = self.policy.logprobs(batch, temperature=self.temperature, entropy=True)
+        student, entropy, student_top, _ = self.policy.logprobs(
+            batch, temperature=self.temperature, entropy=True, top=batch.top_tokens
+        )
         behaviour = student.detach() if batch.old is None else batch.old
         outputs = self.objective(
             LossInputs(
@@ -104,6 +106,8 @@ class SDARModule(L.LightningModule):
                 teacher=batch.teacher,
                 reference=batch.reference,
                 entropy=entropy,
+                student_top=student_top,
+                teacher_top=batch.teacher_top,
                 total_tokens=batch.total_tokens,
                 total_rows=batch.total_rows,
                 step=self.trainer.current_epoch,

@@ -97,6 +97,31 @@ def test_a_batch_of_nothing_still_has_a_graph(make_policy: MakePolicy) -> None:
     assert all(p.grad is not None and (p.grad == 0).all() for p in policy.parameters() if p.requires_grad)
 
 
+@pytest.mark.parametrize("k", [3, 100_000])
+def test_top_tokens_stand_at_their_places(make_policy: MakePolicy, k: int) -> None:
+    policy, batch = make_policy(logits_chunk=4), a_batch()
+    found = policy.logprobs(batch, temperature=0.7, top=k)
+    words = policy.causal_lm.config.vocab_size
+    assert found.top is not None
+    assert found.top_tokens is not None
+    assert found.top_tokens.shape == (3, 20, min(k, words))
+    for b, r in [(0, 0), (0, 19), (1, 2)]:
+        position = int(batch.positions[b, r])
+        length = int(batch.attention[b].sum())
+        logits = policy.causal_lm(batch.tokens[b : b + 1, :length]).logits[0, position - 1]
+        wanted = (logits / 0.7).log_softmax(-1).topk(min(k, words))
+        torch.testing.assert_close(found.top[b, r, :-1], wanted.values, atol=2e-5, rtol=0)
+    assert (found.top[batch.mask == 0] == 0).all()
+    again = policy.logprobs(batch, temperature=0.7, top=found.top_tokens)
+    assert again.top is not None
+    assert torch.equal(again.top, found.top)
+    assert torch.equal(again.values, policy.logprobs(batch, temperature=0.7).values)
+    nothing = policy.logprobs(collate([a_row(2, 2, [])]), top=torch.zeros(1, 0, 3).long()).top
+    assert nothing is not None
+    nothing.sum().backward()  # a blank micro-batch takes part like all others
+    assert all(p.grad is not None and (p.grad == 0).all() for p in policy.parameters() if p.requires_grad)
+
+
 @pytest.mark.parametrize("chunk", [1, 3, 7, 8, 1000])
 @pytest.mark.parametrize("entropy", [False, True])
 def test_chunks_change_nothing(chunk: int, entropy: bool) -> None:
