@@ -119,6 +119,18 @@ def test_without_weight_sdar_is_grpo_bit_by_bit(tmp_path: Path) -> None:
     ]
 
 
+def test_a_divergence_over_the_vocabulary_trains(tmp_path: Path) -> None:
+    """Two optimizer steps: in the first, student and old teacher differ in what they read alone."""
+    config = ["--config", str(ROOT / "configs" / "objectives" / "sdar_reverse_kl.yaml")]
+    short = ["--trainer.max_epochs", "1", "--data.steps_per_iteration", "2", "--data.micro_batch_tokens", "800"]
+    run = fit(tmp_path, *config, *short)
+    row = metrics(run)[-1]
+    assert 0 < row["loss/distill"] < 1
+    assert math.isfinite(row["loss/total"])
+    assert 0 < row["gate/mean"] < 1
+    assert any(tensor.abs().sum() > 0 for name, tensor in weights(run).items() if "lora_B" in name)
+
+
 @pytest.mark.slow
 def test_one_seed_gives_one_result(tmp_path: Path) -> None:
     first, again = fit(tmp_path / "a"), fit(tmp_path / "b")
