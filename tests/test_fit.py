@@ -108,8 +108,19 @@ def test_full_fine_tuning_without_adapters(tmp_path: Path) -> None:
     assert any("embed_tokens" in name for name in weights(run))
 
 
-def test_without_weight_sdar_is_grpo_bit_by_bit(tmp_path: Path) -> None:
-    sdar = fit(tmp_path / "sdar", "--model.objective.init_args.coefficient", "0")
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--model.objective.init_args.coefficient", "0"],
+        [
+            *["--config", str(ROOT / "configs" / "objectives" / "sdar_reverse_kl.yaml")],
+            *["--model.objective.init_args.distillation.init_args.coefficient", "0"],
+        ],
+    ],
+    ids=["sdar", "sdar_reverse_kl"],
+)
+def test_without_weight_sdar_is_grpo_bit_by_bit(arguments: list[str], tmp_path: Path) -> None:
+    sdar = fit(tmp_path / "sdar", *arguments)
     grpo = fit(tmp_path / "grpo", "--config", str(ROOT / "configs" / "objectives" / "grpo.yaml"))
     for name, tensor in weights(grpo).items():
         assert torch.equal(tensor, weights(sdar)[name]), name
