@@ -142,6 +142,33 @@ def collate(rows: Sequence[Row], pad: int = 0) -> Batch:
     )
 
 
+def uncollate(batch: Batch) -> list[Row]:
+    """The rows of a Batch, without the teacher's reading (they are scored) and without blank rows."""
+    rows = []
+    for i in range(len(batch.tokens)):
+        inside = batch.mask[i].bool()
+
+        def numbers(values: Tensor, inside: Tensor = inside) -> list[Any]:
+            chosen: list[Any] = values[inside].tolist()
+            return chosen
+
+        row = Row(
+            episode=int(batch.episodes[i]),
+            group=int(batch.groups[i]),
+            tokens=batch.tokens[i][batch.attention[i].bool()].tolist(),
+            positions=numbers(batch.positions[i]),
+            turns=numbers(batch.turns[i]),
+            engine=numbers(batch.engine[i]),
+            shaped=numbers(batch.advantages[i]),
+        )
+        for name in ("old", "teacher", "reference"):
+            scores = getattr(batch, name)
+            setattr(row, name, None if scores is None else numbers(scores[i]))
+        if row.positions:
+            rows.append(row)
+    return rows
+
+
 def pack(rows: Sequence[Row], budget: int) -> list[list[Row]]:
     """Rows → micro-batches of at most ``budget`` padded tokens (a longer row goes alone), longest first."""
     bins: list[list[Row]] = []

@@ -15,12 +15,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from sdar_pl.batch import Batch
+from sdar_pl.checkpoints import FACTS, check, facts, random_state, set_random_state
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.errors import UserError
 from sdar_pl.logs import MetricsCSV
 from sdar_pl.means import Means
 from sdar_pl.objectives import LossInputs, Objective
 from sdar_pl.policy import Policy
+from sdar_pl.processes import gather
 from sdar_pl.types import Episode, Task
 
 
@@ -57,6 +59,7 @@ class SDARModule(L.LightningModule):
         self.temperature, self.importance_cap = temperature, importance_cap
         self.strict_loading = False  # checkpoints hold trainable parameters only
         self.means, self.evaluation = Means(), Means()
+        self.random_state: dict[str, Any] | None = None  # from a checkpoint
 
     # ------------------------------------------------------------------ set-up
 
@@ -81,6 +84,19 @@ class SDARModule(L.LightningModule):
         """Keep what is trained: with LoRA, the adapters."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint[FACTS] = self._facts()
+        checkpoint["random"] = gather(random_state())
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Refuse what belongs to another model or method; keep the random state for the moment training begins."""
+        training = self.trainer.state.fn == "fit"
+        check(checkpoint, self._facts(), training)
+        if training:
+            states = checkpoint["random"]
+            self.random_state = states[self.trainer.global_rank % len(states)]
+
+    def _facts(self) -> dict[str, Any]:
+        return facts(self.policy, objective=self.objective, advantage=self.data.advantage)
 
     @property
     def data(self) -> RolloutDataModule:
@@ -143,6 +159,8 @@ class SDARModule(L.LightningModule):
             self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
 
     def on_train_start(self) -> None:
+        if self.random_state is not None:
+            set_random_state(self.random_state)
         for logger in self.loggers:
             if isinstance(logger, MetricsCSV) and self.trainer.is_global_zero:
                 logger.experiment.forget_after(self.trainer.current_epoch)

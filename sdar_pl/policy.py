@@ -28,6 +28,7 @@ from sdar_pl.sources import (
     ASSETS,
     ModelSource,
     brief,
+    fingerprint,
     gguf_option,
     load_tokenizer,
     packaged_models,
@@ -123,6 +124,7 @@ class Policy(nn.Module):
         if not self.tokenizer.chat_template:
             raise UserError(f"model.policy.model: {model!r} has no chat template; use an instruct model")
         self.net: Any = None
+        self.fingerprint = ""  # of the base weights; set by ``build``
 
     # ------------------------------------------------------------------ building
 
@@ -133,6 +135,7 @@ class Policy(nn.Module):
         net = self._load()
         refuse_scaled_logits(net.config)
         net.config.use_cache = False
+        self.fingerprint = fingerprint(net)
         if self.lora is not None:
             net = adapt(net, self.lora)
         elif self.dtype_name == "bfloat16":
