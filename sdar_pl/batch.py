@@ -164,6 +164,9 @@ def uncollate(batch: Batch) -> list[Row]:
         for name in ("old", "teacher", "reference"):
             scores = getattr(batch, name)
             setattr(row, name, None if scores is None else numbers(scores[i]))
+        for name in ("top_tokens", "teacher_top"):
+            tops = getattr(batch, name)
+            setattr(row, name, None if tops is None else tops[i][inside])
         if row.positions:
             rows.append(row)
     return rows

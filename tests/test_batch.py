@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdar_pl.batch import Row, blank_row, collate, pack, rows_of
+from sdar_pl.batch import Row, blank_row, collate, pack, rows_of, uncollate
 from sdar_pl.types import Episode, Observation, Task, Turn
 
 
@@ -114,6 +114,11 @@ def test_the_teachers_likeliest_tokens_are_padded() -> None:
         assert row.teacher_top is not None
         assert torch.equal(batch.teacher_top[b, : len(row.positions)], row.teacher_top)
     assert batch.teacher_top[batch.mask == 0].abs().sum() == 0
+    for mine, row in zip(uncollate(batch), rows, strict=True):
+        assert mine.top_tokens is not None
+        assert mine.teacher_top is not None
+        assert torch.equal(mine.top_tokens, row.top_tokens)
+        assert torch.equal(mine.teacher_top, row.teacher_top)
     alone = collate([blank])
     assert alone.top_tokens is not None
     assert alone.top_tokens.shape == (1, 0, 3)
