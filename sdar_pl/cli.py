@@ -151,7 +151,7 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
     from transformers.utils import logging as transformers_logging
 
     from sdar_pl.checkpoints import SafeCheckpointIO
-    from sdar_pl.complaints import plain_message
+    from sdar_pl.complaints import behind, plain_message
     from sdar_pl.datamodule import RolloutDataModule
     from sdar_pl.errors import UserError
     from sdar_pl.logs import MetricsCSV
@@ -190,6 +190,15 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
 
         def _parse_ckpt_path(self) -> None:
             """Lightning's would look for hyperparameters in the file; ours are in the configuration alone."""
+
+        def instantiate_classes(self) -> None:
+            try:
+                super().instantiate_classes()
+            except ValueError as error:
+                complaint = behind(error)
+                if complaint is None:
+                    raise
+                raise complaint from None
 
         def instantiate_trainer(self, **kwargs: Any) -> Trainer:
             settings = self._get(self.config_init, "trainer", default={})

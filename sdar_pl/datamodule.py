@@ -216,6 +216,7 @@ class RolloutDataModule(L.LightningDataModule):
             teacher=objective.needs_teacher,
             old=self.steps_per_iteration > 1 or objective.shapes_iteration,
             reference=objective.needs_reference,
+            top_k=objective.teacher_top_k,
         )
         if objective.shapes_iteration:
             shape_iteration(objective, rows, epoch)

@@ -87,7 +87,10 @@ class SDARModule(L.LightningModule):
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse what belongs to another model or method."""
-        check(checkpoint, self._facts(), training=self.trainer.state.fn == "fit")
+        training = self.trainer.state.fn == "fit"
+        check(checkpoint, self._facts(), training)
+        if training:
+            self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
 
     def _facts(self) -> dict[str, Any]:
         return facts(self.policy, objective=self.objective, advantage=self.data.advantage)
@@ -107,7 +110,9 @@ class SDARModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """One micro-batch → loss and per-token records [B, R] for the callbacks."""
-        student, entropy = self.policy.logprobs(batch, temperature=self.temperature, entropy=True)
+        student, entropy, student_top, _ = self.policy.logprobs(
+            batch, temperature=self.temperature, entropy=True, top=batch.top_tokens
+        )
         behaviour = student.detach() if batch.old is None else batch.old
         outputs = self.objective(
             LossInputs(
@@ -119,6 +124,8 @@ class SDARModule(L.LightningModule):
                 teacher=batch.teacher,
                 reference=batch.reference,
                 entropy=entropy,
+                student_top=student_top,
+                teacher_top=batch.teacher_top,
                 total_tokens=batch.total_tokens,
                 total_rows=batch.total_rows,
                 step=self.trainer.current_epoch,
@@ -148,10 +155,6 @@ class SDARModule(L.LightningModule):
             return batch.advantages
         ratio = ((behaviour - batch.engine) * batch.mask).exp().clamp(max=self.importance_cap)
         return batch.advantages * ratio
-
-    def on_fit_start(self) -> None:
-        if self.trainer.ckpt_path:
-            self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
 
     def on_train_start(self) -> None:
         for logger in self.loggers:
