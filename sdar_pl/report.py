@@ -22,6 +22,7 @@ from sdar_pl.evaluation import Interval, hierarchical_bootstrap
 #: told apart by people with any colour vision (Okabe and Ito)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
 MARKERS = "os^Dv*P"
+DASHES = ("-", "--", ":")
 METHOD = (
     "Success in per cent on the panel, mean over seeds and tasks [95 % interval by hierarchical bootstrap over both]. "
     "Difference: paired by seed and task, in points. Time and generated tokens (of training): mean of a run."
@@ -187,19 +188,21 @@ def draw(found: dict[str, dict[int, Interval]], paths: Sequence[Path]) -> bool:
         from matplotlib.ticker import MaxNLocator
     except ImportError:
         return False
-    figure = Figure(figsize=(7, 4.2), layout="constrained")
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
     axes = figure.add_subplot()
     for number, (name, curve) in enumerate(found.items()):
         colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
         iterations, values = list(curve), list(curve.values())
-        axes.plot(iterations, [100 * v.mean for v in values], color=colour, marker=marker, markersize=4, label=name)
+        means = [100 * v.mean for v in values]
+        dashes = DASHES[number // len(COLOURS) % len(DASHES)]  # a colour that comes again is drawn otherwise
+        axes.plot(iterations, means, dashes, color=colour, marker=marker, markersize=4, label=name)
         lows, highs = [100 * v.low for v in values], [100 * v.high for v in values]
-        axes.fill_between(iterations, lows, highs, color=colour, alpha=0.15, linewidth=0)
+        axes.fill_between(iterations, lows, highs, color=colour, alpha=min(0.15, 0.5 / len(found)), linewidth=0)
     axes.set(xlabel="iteration", ylabel="success on the panel (%)")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
-    axes.legend(frameon=False)
+    figure.legend(frameon=False, loc="outside right upper")
     for path in paths:
         figure.savefig(path, dpi=160)
     return True
