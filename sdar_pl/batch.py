@@ -41,7 +41,9 @@ class Row:
     reference: list[float] | None = None
 
     def as_teacher(self) -> Row:
-        """The same responses as the teacher reads them."""
+        """The same responses as the teacher reads them; without privileged context it reads what the student reads."""
+        if not self.teacher_tokens:
+            return self
         return replace(self, tokens=self.teacher_tokens, positions=self.teacher_positions)
 
 
@@ -62,13 +64,14 @@ class Batch:
     old: Tensor | None = None  # [B, R]
     teacher: Tensor | None = None  # [B, R]
     reference: Tensor | None = None  # [B, R]
+    reading: Batch | None = None  # the rows as the teacher reads them, where it does so at every step; same [B, R]
     total_tokens: float = 0.0
     total_rows: float = 0.0
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor | Batch)}
         return replace(self, **moved)
 
 

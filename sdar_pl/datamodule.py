@@ -149,6 +149,7 @@ class RolloutDataModule(L.LightningDataModule):
         # When Lightning first asks on resuming, `current_epoch` still is the one that has ended.
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
         if self.iteration is None or self.iteration.epoch != epoch:
+            self.trainer.lightning_module.teacher.begin(self._policy)
             with self.trainer.precision_plugin.forward_context(), self._policy.rollout():
                 self.iteration = self._iterate(epoch)
         # Lightning divides the loss by this and steps the optimizer every so many batches.
@@ -172,7 +173,8 @@ class RolloutDataModule(L.LightningDataModule):
         return policy
 
     def _iterate(self, epoch: int) -> Iteration:
-        policy, objective = self._policy, self.trainer.lightning_module.objective
+        policy, module = self._policy, self.trainer.lightning_module
+        objective = module.objective
         began = time.perf_counter()
         self.engine.sync(policy)
         seats = self.seats(epoch)
@@ -188,7 +190,7 @@ class RolloutDataModule(L.LightningDataModule):
             rows,
             budget=self.micro_batch_tokens,
             temperature=self.sampling.temperature,
-            teacher=objective.needs_teacher,
+            teacher=module.teacher if objective.needs_teacher and module.teacher_refresh == "iteration" else None,
             old=self.steps_per_iteration > 1 or objective.shapes_iteration,
             reference=objective.needs_reference,
         )
@@ -264,11 +266,14 @@ class RolloutDataModule(L.LightningDataModule):
         tokens = self._reduce([float(sum(len(row.positions) for row in chosen)) for chosen in of_step])
         counts = self._reduce([float(len(chosen)) for chosen in of_step])
         world, pad = self.trainer.world_size, self._policy.tokenizer.pad_token_id or 0
+        module = self.trainer.lightning_module
+        later = module.objective.needs_teacher and module.teacher_refresh == "step"  # the teacher reads in the update
         blank = [blank_row(next(iter(rows), None))]
         batches = []
         for part, total_tokens, total_rows in zip(parts, tokens, counts, strict=True):
             for chunk in part + [blank] * (accumulate - len(part)):
                 batch = collate(chunk, pad)
+                batch.reading = collate([row.as_teacher() for row in chunk], pad) if later else None
                 batches.append(replace(batch, total_tokens=total_tokens / world, total_rows=total_rows / world))
         return batches, accumulate
 

@@ -7,7 +7,7 @@ objective turns it into a loss. Left out: rollouts (datamodule.py), gate statist
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import lightning as L
 import torch
@@ -21,6 +21,7 @@ from sdar_pl.logs import MetricsCSV
 from sdar_pl.means import Means
 from sdar_pl.objectives import LossInputs, Objective
 from sdar_pl.policy import Policy
+from sdar_pl.teachers import Current, Teacher
 from sdar_pl.types import Episode, Task
 
 
@@ -32,6 +33,9 @@ class SDARModule(L.LightningModule):
         objective: SDAR, GRPO, or any composition of the five slots.
         optimizer: of the trainable parameters.
         scheduler: of the learning rate, stepped after every optimizer step (null: constant).
+        teacher: whose weights the teacher reads with.
+        teacher_refresh: when it reads: once an "iteration", before the first update (the paper), or at every optimizer
+            "step", under the weights of that step; the two differ from the second step of an iteration on.
         temperature: of the rollout (linked to data.sampling.temperature).
         importance_cap: correct the mismatch between engine and trainer by truncated importance sampling with this cap
             (null: no correction; the mismatch is logged always).
@@ -43,6 +47,8 @@ class SDARModule(L.LightningModule):
         objective: Objective,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
+        teacher: Teacher = Current(),  # noqa: B008 – never changed
+        teacher_refresh: Literal["iteration", "step"] = "iteration",
         temperature: float = 1.0,
         importance_cap: float | None = None,
     ) -> None:
@@ -52,7 +58,14 @@ class SDARModule(L.LightningModule):
                 "model.objective.reference_coefficient: the reference view needs adapters to switch off; "
                 "add model.policy.lora or set it to 0"
             )
+        teacher.check(policy)
+        if objective.shapes_iteration and teacher_refresh == "step":
+            raise UserError(
+                "model.teacher_refresh: this objective's advantages are made of a whole iteration at once, before its "
+                "first step; set it to iteration"
+            )
         self.policy, self.objective = policy, objective
+        self.teacher, self.teacher_refresh = teacher, teacher_refresh
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.temperature, self.importance_cap = temperature, importance_cap
         self.strict_loading = False  # checkpoints hold trainable parameters only
@@ -78,9 +91,13 @@ class SDARModule(L.LightningModule):
         return batch.to(device) if isinstance(batch, Batch) else batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained: with LoRA, the adapters."""
+        """Keep what is trained (with LoRA, the adapters) and what the teacher remembers."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["teacher"] = self.teacher.state_dict()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.teacher.load_state_dict(checkpoint.get("teacher", {}))
 
     @property
     def data(self) -> RolloutDataModule:
@@ -92,6 +109,7 @@ class SDARModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """One micro-batch → loss and per-token records [B, R] for the callbacks."""
+        teacher = batch.teacher if batch.reading is None else self._read(batch.reading)
         student, entropy = self.policy.logprobs(batch, temperature=self.temperature, entropy=True)
         behaviour = student.detach() if batch.old is None else batch.old
         outputs = self.objective(
@@ -101,7 +119,7 @@ class SDARModule(L.LightningModule):
                 advantages=self._advantages(batch, behaviour),
                 turns=batch.turns,
                 old=batch.old,
-                teacher=batch.teacher,
+                teacher=teacher,
                 reference=batch.reference,
                 entropy=entropy,
                 total_tokens=batch.total_tokens,
@@ -127,6 +145,16 @@ class SDARModule(L.LightningModule):
                 self.means.update(name, values, batch.mask)
         # Lightning divides by the number of micro-batches; the objective has counted the whole step's tokens already.
         return {"loss": outputs.loss * micro_batches, "tokens": outputs.tokens}
+
+    def _read(self, reading: Batch) -> Tensor:
+        """The teacher's log-probs [B, R] under the weights of this step. Comes before the student's forward: what its
+        backward needs must not be swapped in between."""
+        with self.policy.rollout(), self.teacher.view(self.policy):
+            return self.policy.logprobs(reading, temperature=self.temperature)[0]
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.teacher.follow(self.policy)
 
     def _advantages(self, batch: Batch, behaviour: Tensor) -> Tensor:
         if self.importance_cap is None:

@@ -1,6 +1,7 @@
 """What a rollout is worth: advantages per row, and log-probs under the three views.
 
-Teacher log-probs are taken once an iteration under θ_old, in eval mode, at rollout temperature (the paper's timing).
+Teacher log-probs are taken once an iteration under θ_old, in eval mode, at rollout temperature (the paper's timing;
+module.py takes them anew at every optimizer step where that is asked for).
 Reference log-probs are only computed when the objective uses them; old log-probs only when the iteration makes more
 than one optimizer step (with one step they are the detached student's).
 """
@@ -17,6 +18,7 @@ from torch import Tensor
 from sdar_pl.batch import Row, collate, pack
 from sdar_pl.objectives import Advantage, LossInputs, Objective
 from sdar_pl.policy import Policy
+from sdar_pl.teachers import Teacher
 from sdar_pl.types import Episode
 
 
@@ -69,20 +71,21 @@ def score(
     *,
     budget: int,
     temperature: float,
-    teacher: bool,
+    teacher: Teacher | None,
     old: bool,
     reference: bool,
 ) -> None:
-    """Fill the rows' ``teacher``, ``old`` and ``reference`` log-probs (``budget``: padded tokens a micro-batch).
+    """Fill the rows' ``teacher`` (of that teacher), ``old`` and ``reference`` log-probs.
 
-    A row without teacher tokens has no privileged context: its teacher is the student itself.
+    ``budget``: padded tokens a micro-batch. A row without teacher tokens has no privileged context: its teacher reads
+    what the student reads. The policy is ``Policy.rollout()``: whole on every rank.
     """
     with policy.evaluating():
         if old:
             _fill(policy, rows, rows, "old", budget, temperature)
-        if teacher:
-            readings = [row.as_teacher() if row.teacher_tokens else row for row in rows]
-            _fill(policy, rows, readings, "teacher", budget, temperature)
+        if teacher is not None:
+            readings = [row.as_teacher() for row in rows]
+            _fill(policy, rows, readings, "teacher", budget, temperature, teacher.view(policy))
         if reference:
             _fill(policy, rows, rows, "reference", budget, temperature, policy.reference())
 

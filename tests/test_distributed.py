@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -50,8 +51,13 @@ def metrics(run: Path) -> list[dict[str, float]]:
         return [{k: float(v) for k, v in row.items() if v and not k.startswith(CLOCK)} for row in csv.DictReader(file)]
 
 
+def saved(run: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    return checkpoint
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
-    state: dict[str, torch.Tensor] = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)["state_dict"]
+    state: dict[str, torch.Tensor] = saved(run)["state_dict"]
     return state
 
 
@@ -73,12 +79,34 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(("strategy", "devices"), [("ddp", 2), ("fsdp2", 2), ("fsdp2", 4)])
 def test_any_number_of_ranks_gives_the_same(strategy: str, devices: int, alone: Path, tmp_path: Path) -> None:
     run = fit(tmp_path, "run", "--trainer.strategy", strategy, "--trainer.devices", str(devices))
+    compare(run, alone)
+
+
+def compare(run: Path, alone: Path) -> None:
     assert episodes(run) == episodes(alone)
     for mine, theirs in zip(metrics(run), metrics(alone), strict=True):
         assert mine == pytest.approx(theirs, abs=1e-5, rel=1e-5)
-    ours, expected = weights(run), weights(alone)
-    assert ours.keys() == expected.keys()
-    assert all(torch.allclose(ours[name], expected[name], atol=1e-5) for name in expected)
+    compare_checkpoints(run, alone)
+
+
+def compare_checkpoints(run: Path, alone: Path) -> None:
+    for part in ("state_dict", "teacher"):
+        ours, expected = saved(run)[part], saved(alone)[part]
+        assert ours.keys() == expected.keys()
+        assert all(torch.allclose(ours[name], expected[name], atol=1e-5) for name in expected)
+
+
+@pytest.mark.parametrize("base", [[], ["--model.policy.quantization", "nf4"]], ids=["float32", "nf4"])
+def test_a_moving_average_is_sharded_and_saved_whole(base: list[str], tmp_path: Path) -> None:
+    """… and read at every step, where each rank has its shard of the weights alone."""
+    options = ["--config", str(ROOT / "configs" / "teachers" / "ema.yaml"), "--model.teacher_refresh", "step", *base]
+    alone = fit(tmp_path, "alone", *options)
+    sharded = ["--trainer.strategy", "fsdp2", "--trainer.devices", "2"]
+    run = fit(tmp_path, "run", *options, *sharded)
+    assert saved(run)["teacher"].keys() == {name.removeprefix("policy.") for name in weights(run)}
+    compare(run, alone)
+    fit(tmp_path, "parts", *options, *sharded, "--trainer.max_epochs", "1")
+    compare_checkpoints(fit(tmp_path, "parts", *options, *sharded, "--ckpt_path", "last"), run)
 
 
 @pytest.mark.parametrize("delay", [0.0, 1.5])

@@ -19,6 +19,7 @@ from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import Play, Seat, play
 from sdar_pl.scoring import score, set_advantages
+from sdar_pl.teachers import Current
 from sdar_pl.types import Episode, Observation, Task
 
 MakePolicy = Callable[..., Policy]
@@ -37,7 +38,7 @@ def played(policy: Policy, history: Any, contexts: tuple[str, ...] = ("a skill",
 
 
 def fill(policy: Policy, rows: list[Row], **options: Any) -> None:
-    chosen = {"budget": 200, "temperature": 1.0, "teacher": False, "old": False, "reference": False, **options}
+    chosen = {"budget": 200, "temperature": 1.0, "teacher": None, "old": False, "reference": False, **options}
     score(policy, rows, **chosen)
 
 
@@ -48,7 +49,7 @@ def test_scores_are_the_views_logprobs(make_policy: MakePolicy, history: Any) ->
     assert any(row.teacher_tokens for row in rows)
     assert not all(row.teacher_tokens for row in rows)
     random.Random(0).shuffle(rows)
-    fill(policy, rows, teacher=True, old=True, reference=True, temperature=0.8)
+    fill(policy, rows, teacher=Current(), old=True, reference=True, temperature=0.8)
     for row in rows:
         one = collate([row])
         with torch.no_grad():
@@ -69,7 +70,7 @@ def test_only_what_is_asked_for(make_policy: MakePolicy) -> None:
     policy = make_policy()
     rows = played(policy, "conversation")
     for name in ("teacher", "old", "reference"):
-        fill(policy, rows, **{name: True})
+        fill(policy, rows, **{name: Current() if name == "teacher" else True})
         names = {n for row in rows for n in ("teacher", "old", "reference") if getattr(row, n) is not None}
         assert names == {name}
         for row in rows:
@@ -80,7 +81,7 @@ def test_a_teacher_without_context_is_the_student(make_policy: MakePolicy) -> No
     """Gap exactly 0: the same batches give the same bits, in eval mode as in training."""
     policy = make_policy()
     rows = played(policy, "conversation", ("", ""))
-    fill(policy, rows, teacher=True, old=True, budget=10_000)
+    fill(policy, rows, teacher=Current(), old=True, budget=10_000)
     assert all(row.teacher == row.old for row in rows)
     policy.train()
     batch = collate(sorted(rows, key=lambda row: -len(row.tokens)))
@@ -93,9 +94,9 @@ def test_a_teacher_without_context_is_the_student(make_policy: MakePolicy) -> No
 def test_the_budget_changes_nothing(make_policy: MakePolicy, budget: int) -> None:
     policy = make_policy()
     rows = played(policy, "conversation")
-    fill(policy, rows, teacher=True)
+    fill(policy, rows, teacher=Current())
     before = [row.teacher for row in rows]
-    fill(policy, rows, teacher=True, budget=budget)
+    fill(policy, rows, teacher=Current(), budget=budget)
     for row, values in zip(rows, before, strict=True):
         torch.testing.assert_close(torch.tensor(row.teacher), torch.tensor(values), atol=2e-5, rtol=0)
 
@@ -103,10 +104,10 @@ def test_the_budget_changes_nothing(make_policy: MakePolicy, budget: int) -> Non
 def test_teacher_scores_belong_to_the_weights_of_their_time(make_policy: MakePolicy) -> None:
     policy = make_policy()
     rows = played(policy, "conversation")
-    fill(policy, rows, teacher=True)
+    fill(policy, rows, teacher=Current())
     before = [row.teacher for row in rows]
     shake(policy, seed=2)
-    fill(policy, rows, teacher=True)
+    fill(policy, rows, teacher=Current())
     assert all(row.teacher != values for row, values in zip(rows, before, strict=True))
 
 
@@ -115,7 +116,7 @@ def test_mode_and_gradient_are_restored(make_policy: MakePolicy, mode: bool) -> 
     policy = make_policy()
     rows = played(policy, "conversation")
     policy.train(mode)
-    fill(policy, rows, teacher=True, reference=True)
+    fill(policy, rows, teacher=Current(), reference=True)
     assert policy.training is policy.causal_lm.training is mode
     assert torch.is_grad_enabled()
     assert any(p.requires_grad for p in policy.parameters())

@@ -15,7 +15,7 @@ STOREYS = (
     {"types", "errors"},
     {"batch"},
     {"policy"},
-    {"engines", "environments", "skills", "prompts"},
+    {"engines", "environments", "skills", "prompts", "teachers"},
     {"rollout", "scoring", "objectives"},
     {"datamodule"},
     {"module"},
