@@ -53,6 +53,7 @@ def made(path: Path) -> Any:
     parser.add_argument("--data.advantage", type=objectives.Advantage)
     parser.add_argument("--data.context", type=providers.ContextProvider)
     parser.add_argument("--data.train_with_context", type=bool, default=False)
+    parser.add_argument("--data.max_refills", type=int, default=0)
     return parser.instantiate(parser.parse_args([f"--config={path}"]))
 
 

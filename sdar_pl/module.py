@@ -6,7 +6,7 @@ objective turns it into a loss. Left out: rollouts (datamodule.py), gate statist
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import lightning as L
@@ -70,6 +70,7 @@ class SDARModule(L.LightningModule):
         self.temperature, self.importance_cap = temperature, importance_cap
         self.strict_loading = False  # checkpoints hold trainable parameters only
         self.means, self.evaluation = Means(), Means()
+        self.empty = False  # whether the optimizer step has no token on any rank
 
     # ------------------------------------------------------------------ set-up
 
@@ -122,8 +123,8 @@ class SDARModule(L.LightningModule):
                 teacher=teacher,
                 reference=batch.reference,
                 entropy=entropy,
-                total_tokens=batch.total_tokens,
-                total_rows=batch.total_rows,
+                total_tokens=batch.total_tokens or 1.0,
+                total_rows=batch.total_rows or 1.0,
                 step=self.trainer.current_epoch,
                 episodes=batch.episodes,
                 groups=batch.groups,
@@ -133,7 +134,7 @@ class SDARModule(L.LightningModule):
         micro_batches = self.trainer.accumulate_grad_batches
         for name, value in outputs.terms.items():
             # The terms of a step sum over its micro-batches; a mean over (terms × their number) is the mean over steps.
-            self.means.update(name, value * micro_batches)
+            self.means.update(name, value * micro_batches, float(not self.empty))
         records = {
             "policy/entropy": entropy,
             "policy/clip_fraction": outputs.tokens.get("clipped"),
@@ -152,8 +153,18 @@ class SDARModule(L.LightningModule):
         with self.policy.rollout(), self.teacher.view(self.policy):
             return self.policy.logprobs(reading, temperature=self.temperature)[0]
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.empty = batch.total_tokens == 0
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """An empty step changes nothing: without a gradient, momentum and weight decay would still move the weights."""
+        if self.empty:
+            assert optimizer_closure is not None
+            optimizer_closure()  # all ranks take part in backward, as Lightning expects
+            return
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.teacher.follow(self.policy)
 
     def _advantages(self, batch: Batch, behaviour: Tensor) -> Tensor:
@@ -180,7 +191,7 @@ class SDARModule(L.LightningModule):
         """Log the iteration: token-weighted, over all of its micro-batches and all ranks."""
         iteration = self.data.iteration
         assert iteration is not None
-        for episode in iteration.episodes:
+        for episode in [*iteration.episodes, *iteration.dropped]:
             self.means.update("train/success", float(episode.success))
             self.means.update("train/reward", episode.reward)
             self.means.update("episode/turns", float(len(episode.turns)))
@@ -188,6 +199,10 @@ class SDARModule(L.LightningModule):
             for turn in episode.turns:
                 self.means.update("train/valid_action", float(turn.valid))
         self.means.update("rollout/failed", float(len(iteration.failed)))
+        if self.data.max_refills:
+            ranks = self.trainer.world_size  # the mean over ranks, times their number: the sum
+            self.means.update("rollout/dropped_groups", float(iteration.dropped_groups * ranks))
+            self.means.update("rollout/refills", float(iteration.refills * ranks))
         self.write(self.means.compute())
 
     def write(self, values: Mapping[str, float]) -> None:
