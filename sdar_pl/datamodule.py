@@ -28,7 +28,7 @@ from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter, TooLongError
 from sdar_pl.ranks import everyones, summed
 from sdar_pl.rollout import Play, Seat, play
-from sdar_pl.scoring import score, set_advantages, shape_iteration
+from sdar_pl.scoring import score, set_advantages, shape_iteration, tell_outcomes
 from sdar_pl.skills.providers import ContextProvider, NoContext
 from sdar_pl.tasks import EVALUATE, SHUFFLE, draw
 from sdar_pl.types import Episode, Task
@@ -156,8 +156,8 @@ class RolloutDataModule(L.LightningDataModule):
         """Roll out and score; once for each epoch, also when Lightning asks twice (on resuming)."""
         # When Lightning first asks on resuming, `current_epoch` still is the one that has ended.
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
+        self.trainer.lightning_module.teacher.begin(self._policy)
         if self.iteration is None or self.iteration.epoch != epoch:
-            self.trainer.lightning_module.teacher.begin(self._policy)
             with self.trainer.precision_plugin.forward_context(), self._policy.rollout():
                 self.iteration = self._iterate(epoch)
         # Lightning divides the loss by this and steps the optimizer every so many batches.
@@ -204,8 +204,7 @@ class RolloutDataModule(L.LightningDataModule):
         )
         if objective.shapes_iteration and rows:
             shape_iteration(objective, rows, epoch)
-        for episode in [*episodes, *found.dropped]:
-            self.context.update(episode.task, episode.success)
+        tell_outcomes(self.context, [*episodes, *found.dropped])
         batches, accumulate = self._batches(rows, epoch, bool(found.dropped))
         return Iteration(
             epoch,

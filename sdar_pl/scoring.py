@@ -1,4 +1,4 @@
-"""What a rollout is worth: advantages per row, and log-probs under the three views.
+"""What a rollout is worth: advantages per row, log-probs under the three views, outcomes for the context provider.
 
 Teacher log-probs are taken once an iteration under θ_old, in eval mode, at rollout temperature (the paper's timing;
 module.py takes them anew at every optimizer step where that is asked for).
@@ -11,6 +11,9 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
+from dataclasses import replace
+from itertools import chain
+from operator import itemgetter
 
 import torch
 from torch import Tensor
@@ -18,18 +21,38 @@ from torch import Tensor
 from sdar_pl.batch import Row, collate, pack
 from sdar_pl.objectives import Advantage, LossInputs, Objective
 from sdar_pl.policy import Policy
+from sdar_pl.ranks import everyones, rank
+from sdar_pl.skills.providers import ContextProvider
 from sdar_pl.teachers import Teacher
 from sdar_pl.types import Episode
 
 
 def set_advantages(rows: Sequence[Row], episodes: Sequence[Episode], advantage: Advantage) -> None:
-    """Give every row its advantage. Whole groups are on one rank, so no communication is needed."""
-    rewards = torch.tensor([episodes[row.episode].reward for row in rows], dtype=torch.float64)
-    groups = torch.tensor([row.group for row in rows])
-    numbers = torch.tensor([row.episode for row in rows])
+    """Give every row its advantage.
+
+    Whole groups are on one rank, so only an advantage of the ``whole_batch`` needs the rows of all (collective).
+    """
+    facts = [(episodes[row.episode].reward, row.group, row.episode) for row in rows]
+    ranks, own = (everyones(facts), rank()) if advantage.whole_batch else ([facts], 0)
+    rewards = torch.tensor([reward for part in ranks for reward, _, _ in part], dtype=torch.float64)
+    groups = torch.tensor([group for part in ranks for _, group, _ in part], dtype=torch.long)
+    # Each rank numbers its episodes from 0: here they need numbers of their own.
+    unique = [episode * len(ranks) + k for k, part in enumerate(ranks) for _, _, episode in part]
+    numbers = torch.tensor(unique, dtype=torch.long)
     extra = step_anchors(rows, episodes) if advantage.needs_anchors else {}
-    for row, value in zip(rows, advantage(rewards, groups, numbers, **extra).tolist(), strict=True):
+    first = sum(map(len, ranks[:own]))
+    values = advantage(rewards, groups, numbers, **extra)[first : first + len(rows)]
+    for row, value in zip(rows, values.tolist(), strict=True):
         row.advantage = value
+
+
+def tell_outcomes(context: ContextProvider, episodes: Sequence[Episode]) -> None:
+    """Let the context provider learn from the episodes of all ranks, in the same order on each (collective)."""
+    # A task's data is its environment's own, of any kind and size: it stays here.
+    own = [(e.group, e.index, replace(e.task, data=None), context.given(e.task), e.success) for e in episodes]
+    heard = sorted(chain.from_iterable(everyones(own)), key=itemgetter(0, 1))
+    for _, _, task, given, success in heard:
+        context.update(task, given, success)
 
 
 def step_anchors(rows: Sequence[Row], episodes: Sequence[Episode]) -> dict[str, Tensor]:

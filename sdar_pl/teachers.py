@@ -26,7 +26,7 @@ class Teacher(ABC):
         """Raises ``UserError`` for a policy that cannot have this teacher."""
 
     def begin(self, policy: Policy) -> None:  # noqa: B027 - most need nothing
-        """Meet the policy before each rollout, every rank holding its own shard of the weights."""
+        """Meet the policy before each iteration, every rank holding its own shard of the weights."""
 
     @abstractmethod
     def view(self, policy: Policy) -> AbstractContextManager[None]:
@@ -67,7 +67,7 @@ class Initial(Teacher):
 class MovingAverage(Teacher):
     """Exponential moving average of what is trained: m ← decay·m + (1 − decay)·θ after every optimizer step.
 
-    It begins as the policy's weights at the first rollout, so no bias is to be corrected; its mean age is
+    It begins as the policy's weights before the first rollout, so no bias is to be corrected; its mean age is
     decay / (1 − decay) steps. ``decay`` 0 is ``Current``. It counts optimizer steps and not iterations, so that its age
     does not depend on ``data.steps_per_iteration``, and a teacher that is scored at every step has moved on.
 

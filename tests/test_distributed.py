@@ -109,6 +109,21 @@ def test_a_moving_average_is_sharded_and_saved_whole(base: list[str], tmp_path: 
     compare_checkpoints(fit(tmp_path, "parts", *options, *sharded, "--ckpt_path", "last"), run)
 
 
+def test_what_is_learnt_from_the_whole_batch(tmp_path: Path) -> None:
+    """REINFORCE++'s normalisation and the bandit's counts are those of all ranks, with groups dropped and refilled, and
+    an average that every rank keeps for itself."""
+    options = [
+        *["--data.advantage", "sdar_pl.objectives.BatchAdvantage", "--data.max_refills", "2"],
+        *["--config", str(ROOT / "configs" / "contexts" / "ucb_skills.yaml")],
+        *["--config", str(ROOT / "configs" / "teachers" / "ema.yaml")],
+        *["--data.play.max_turns", "8", "--data.group_size", "4", "--trainer.max_epochs", "3"],
+    ]
+    alone = fit(tmp_path, "alone", *options)
+    assert max(row.get("rollout/refills", 0) for row in metrics(alone)) > 1
+    assert min(row.get("rollout/refills", 9) for row in metrics(alone)) < 8, "some groups were trained on"
+    compare(fit(tmp_path, "run", *options, "--trainer.strategy", "ddp", "--trainer.devices", "2"), alone)
+
+
 @pytest.mark.parametrize("delay", [0.0, 1.5])
 def test_killed_and_resumed_equals_undisturbed(delay: float, alone: Path, tmp_path: Path) -> None:
     victim = subprocess.Popen(

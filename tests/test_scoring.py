@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,16 +11,18 @@ import torch
 from conftest import shake
 from worlds import Echo
 
+from sdar_pl import scoring
 from sdar_pl.batch import Row, collate, rows_of
 from sdar_pl.engines import Sampling, TransformersEngine
 from sdar_pl.errors import UserError
-from sdar_pl.objectives.advantages import GroupAdvantage
+from sdar_pl.objectives.advantages import BatchAdvantage, GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import Play, Seat, play
-from sdar_pl.scoring import score, set_advantages
+from sdar_pl.scoring import score, set_advantages, tell_outcomes
+from sdar_pl.skills.providers import NoContext
 from sdar_pl.teachers import Current
-from sdar_pl.types import Episode, Observation, Task
+from sdar_pl.types import Episode, Observation, Task, Turn
 
 MakePolicy = Callable[..., Policy]
 
@@ -154,3 +156,71 @@ def test_advantages_are_the_groups(make_policy: MakePolicy) -> None:
     set_advantages(rows, episodes, GroupAdvantage())
     deviation = (1 / 3) ** 0.5  # of 1, 0, 0, with n − 1
     assert {row.episode: row.advantage for row in rows}[0] == pytest.approx(2 / 3 / deviation, rel=1e-4)
+
+
+# ---------------------------------------------------------------------- several ranks
+
+
+def on_ranks(monkeypatch: pytest.MonkeyPatch, works: list[Callable[[], Any]]) -> list[Any]:
+    """What each rank's work comes to when it hears what all of them said."""
+    said: list[Any] = []
+    monkeypatch.setattr(scoring, "rank", lambda: 0)
+    monkeypatch.setattr(scoring, "everyones", lambda value: said.append(value) or [value])
+    for work in works:
+        work()
+    results = []
+    for number, work in enumerate(works):
+        monkeypatch.setattr(scoring, "rank", lambda number=number: number)
+        monkeypatch.setattr(scoring, "everyones", lambda value: said)
+        results.append(work())
+    return results
+
+
+def an_episode(group: int, index: int, reward: float) -> Episode:
+    played = Episode(Task(f"{group}", "k", "", data=object()), group, index, Observation(""))
+    seen = Observation("", reward=reward, done=True, success=reward > 0)
+    played.turns = [Turn([1], [2], [0.0], "", "", True, seen) for _ in range(1 + (group + index) % 2)]
+    return played
+
+
+REWARDS = [[9.0, 0.0, 0.0], [1.0, 1.0, 4.0], [0.0, 0.0, 0.0]]
+EPISODES = [an_episode(group, i, reward) for group, part in enumerate(REWARDS) for i, reward in enumerate(part)]
+
+
+@pytest.mark.parametrize("advantage", [BatchAdvantage(), BatchAdvantage("none"), BatchAdvantage(unit="row")])
+def test_a_whole_batch_is_that_of_all_ranks(advantage: BatchAdvantage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def advantages(groups: tuple[int, ...]) -> dict[tuple[int, int], float]:
+        episodes = [episode for episode in EPISODES if episode.group in groups]
+        rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, "windowed")]
+        set_advantages(rows, episodes, advantage)
+        return {(row.group, episodes[row.episode].index): row.advantage for row in rows}
+
+    alone = advantages((0, 1, 2))
+    assert sum(alone.values()) != 0
+    ranks = on_ranks(monkeypatch, [lambda: advantages((1,)), lambda: advantages(()), lambda: advantages((0, 2))])
+    assert ranks[0].keys() == {(1, 0), (1, 1), (1, 2)}
+    assert ranks[1] == {}
+    assert {**ranks[0], **ranks[2]} == pytest.approx(alone, rel=1e-12)
+
+
+def test_every_rank_hears_of_all_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Note(NoContext):
+        def __init__(self, group: int) -> None:
+            self.group, self.heard = group, list[Any]()
+
+        def given(self, task: Task) -> tuple[str, ...]:
+            return (f"skill of rank {self.group % 2}",)
+
+        def update(self, task: Task, given: Sequence[str], success: bool) -> None:
+            assert task.data is None
+            self.heard.append((task.id, given, success))
+
+    def heard(first: int) -> list[Any]:
+        context = Note(first)
+        tell_outcomes(context, [episode for episode in EPISODES if episode.group % 2 == first])
+        return context.heard
+
+    even, odd = on_ranks(monkeypatch, [lambda: heard(0), lambda: heard(1)])
+    assert even == odd
+    wanted = [(e.task.id, (f"skill of rank {e.group % 2}",), e.success) for e in EPISODES]
+    assert even == wanted, "in the order in which one process would play them"
