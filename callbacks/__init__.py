@@ -1,10 +1,11 @@
-"""What watches a run: gate statistics, the log of episodes, throughput, progress, and tables at the end.
+"""What watches a run: checkpoints, gate statistics, the log of episodes, throughput, progress, and tables at the end.
 
 ``sdar_pl.cli`` adds one of each by name. Nothing in sdar_pl imports this package.
 """
 
 from __future__ import annotations
 
+from sdar_pl.callbacks.checkpoints import Checkpoints
 from sdar_pl.callbacks.episode_log import EpisodeLog
 from sdar_pl.callbacks.evaluation_table import EvaluationTable
 from sdar_pl.callbacks.gate_stats import GateStats
@@ -12,4 +13,4 @@ from sdar_pl.callbacks.progress import Progress
 from sdar_pl.callbacks.summary import Summary
 from sdar_pl.callbacks.throughput import Throughput
 
-__all__ = ["EpisodeLog", "EvaluationTable", "GateStats", "Progress", "Summary", "Throughput"]
+__all__ = ["Checkpoints", "EpisodeLog", "EvaluationTable", "GateStats", "Progress", "Summary", "Throughput"]

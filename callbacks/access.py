@@ -10,7 +10,8 @@ from lightning.pytorch.loggers import TensorBoardLogger
 from torch import Tensor
 
 from sdar_pl.batch import Batch
-from sdar_pl.datamodule import Iteration, RolloutDataModule
+from sdar_pl.datamodule import RolloutDataModule
+from sdar_pl.iteration import Iteration
 from sdar_pl.module import SDARModule
 
 

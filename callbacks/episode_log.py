@@ -49,6 +49,7 @@ class EpisodeLog(L.Callback):
         self.train_every, self.show = train_every, show
         self.path = Path("episodes.jsonl")
         self.records: Records = {}
+        self.begun = False  # whether the file is this run's
 
     # ------------------------------------------------------------------ the file
 
@@ -60,11 +61,18 @@ class EpisodeLog(L.Callback):
         if stage != "fit":
             self.path.unlink(missing_ok=True)
 
-    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.ckpt_path:  # not resumed
+        self.begun = False
+
+    def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.begun = True  # a resumed run goes on with its file
+
+    def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not self.begun:
             self.path.unlink(missing_ok=True)
+        self.begun = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        self.on_sanity_check_start(trainer, pl_module)  # where there was no such check
         forget_after(self.path, trainer.current_epoch)
 
     def _append(self, rows: Iterable[Mapping[str, Any]]) -> None:

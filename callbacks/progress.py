@@ -117,6 +117,11 @@ class Progress(ProgressBar):
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._roll_out(trainer)
 
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.ckpt_path:
+            kept = "its rollouts are kept" if data_of(trainer).resumed else "rolled out"
+            self.print(f"resumed with iteration {trainer.current_epoch + 1} ({kept}) from {trainer.ckpt_path}")
+
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._phase("updating", int(self.total_train_batches))
 

@@ -10,7 +10,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
 from rich.console import Console
 from rich.table import Table
 
@@ -130,10 +129,10 @@ def table(report: dict[str, Any]) -> Table:
 def next_steps(trainer: L.Trainer) -> list[str]:
     """Where things are, and commands to go on with."""
     folder = Path(trainer.default_root_dir)
-    places = {"metrics": "metrics.csv", "episodes": "episodes.jsonl", "summary": "summary.json"}
+    places = {"metrics": "metrics.csv", "episodes": "episodes.jsonl", "summary": "summary.json", "adapter": "adapter"}
     lines = [f"{name:<12} {folder / file}" for name, file in places.items() if (folder / file).exists()]
     saver = trainer.checkpoint_callback
-    best = saver.best_model_path if isinstance(saver, ModelCheckpoint) else ""
+    best = getattr(saver, "best_model_path", "")
     if best:
         lines.append(f"{'best policy':<12} {relative(best)}")
         lines += ["", f"python -m sdar_pl validate --config {folder / 'config.yaml'} --ckpt_path {relative(best)}"]

@@ -114,7 +114,7 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
         total = float(sum(len(row.positions) for row in rows))
         for chunk in pack(rows, args.micro_batch_tokens):
             batch = collate(chunk).to(device)
-            student, entropy = policy.logprobs(batch, entropy=True)
+            student, entropy, *_ = policy.logprobs(batch, entropy=True)
             inputs = LossInputs(
                 student=student,
                 mask=batch.mask,

@@ -63,7 +63,7 @@ def measure(way: str, vocabulary: int, rows: int, length: int, chunk: int) -> di
         return picked[:, middle - 1 :], -(logp.exp() * logp).sum(-1)[:, middle - 1 :]
 
     def chunked() -> tuple[torch.Tensor, torch.Tensor]:
-        values, entropy = policy.logprobs(batch, entropy=True)
+        values, entropy, *_ = policy.logprobs(batch, entropy=True)
         assert entropy is not None
         return values, entropy
 

@@ -14,6 +14,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from sdar_pl.types import Episode
 
@@ -39,6 +40,8 @@ class Row:
     old: list[float] | None = None
     teacher: list[float] | None = None
     reference: list[float] | None = None
+    top_tokens: Tensor | None = None  # [R, k] long: the teacher's likeliest tokens, where the objective asks for them
+    teacher_top: Tensor | None = None  # [R, k + 1]: the teacher's log-probs of these and, last, of all others together
 
     def as_teacher(self) -> Row:
         """The same responses as the teacher reads them; without privileged context it reads what the student reads."""
@@ -64,6 +67,8 @@ class Batch:
     old: Tensor | None = None  # [B, R]
     teacher: Tensor | None = None  # [B, R]
     reference: Tensor | None = None  # [B, R]
+    top_tokens: Tensor | None = None  # [B, R, k] long
+    teacher_top: Tensor | None = None  # [B, R, k + 1]
     reading: Batch | None = None  # the rows as the teacher reads them, where it does so at every step; same [B, R]
     total_tokens: float = 0.0
     total_rows: float = 0.0
@@ -118,6 +123,10 @@ def collate(rows: Sequence[Row], pad: int = 0) -> Batch:
             return None
         return wide(lambda row: getattr(row, name), responses, 0.0, torch.float32)
 
+    def tops(name: str) -> Tensor | None:
+        values = [getattr(row, name) for row in rows]
+        return None if any(value is None for value in values) else pad_sequence(values, batch_first=True)
+
     return Batch(
         tokens=wide(lambda row: row.tokens, length, pad, torch.long),
         attention=wide(lambda row: [1] * len(row.tokens), length, 0, torch.long),
@@ -131,7 +140,42 @@ def collate(rows: Sequence[Row], pad: int = 0) -> Batch:
         old=scores("old"),
         teacher=scores("teacher"),
         reference=scores("reference"),
+        top_tokens=tops("top_tokens"),
+        teacher_top=tops("teacher_top"),
     )
+
+
+def uncollate(batch: Batch) -> list[Row]:
+    """The rows of a Batch, with the teacher's reading where it still has to read, and without blank rows."""
+    rows = []
+    for i in range(len(batch.tokens)):
+        inside = batch.mask[i].bool()
+
+        def numbers(values: Tensor, inside: Tensor = inside) -> list[Any]:
+            chosen: list[Any] = values[inside].tolist()
+            return chosen
+
+        row = Row(
+            episode=int(batch.episodes[i]),
+            group=int(batch.groups[i]),
+            tokens=batch.tokens[i][batch.attention[i].bool()].tolist(),
+            positions=numbers(batch.positions[i]),
+            turns=numbers(batch.turns[i]),
+            engine=numbers(batch.engine[i]),
+            shaped=numbers(batch.advantages[i]),
+        )
+        for name in ("old", "teacher", "reference"):
+            scores = getattr(batch, name)
+            setattr(row, name, None if scores is None else numbers(scores[i]))
+        for name in ("top_tokens", "teacher_top"):
+            tops = getattr(batch, name)
+            setattr(row, name, None if tops is None else tops[i][inside])
+        if (reading := batch.reading) is not None:
+            row.teacher_tokens = reading.tokens[i][reading.attention[i].bool()].tolist()
+            row.teacher_positions = numbers(reading.positions[i])
+        if row.positions:
+            rows.append(row)
+    return rows
 
 
 def pack(rows: Sequence[Row], budget: int) -> list[list[Row]]:
@@ -148,7 +192,7 @@ def pack(rows: Sequence[Row], budget: int) -> list[list[Row]]:
 def blank_row(like: Row | None) -> Row:
     """A row without response tokens: fills a rank's last micro-batches so that all ranks have as many."""
     row = Row(0, 0, [0, 0], [], [], [])
-    for name in ("old", "teacher", "reference"):
-        if like is not None and getattr(like, name) is not None:
-            setattr(row, name, [])
+    for name in ("old", "teacher", "reference", "top_tokens", "teacher_top"):
+        if like is not None and (values := getattr(like, name)) is not None:
+            setattr(row, name, values[:0])
     return row

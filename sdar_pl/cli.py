@@ -2,7 +2,8 @@
 
 The configuration's keys are the constructors' own arguments (``--help`` and ``--print_config`` show them). A run writes
 below ``<trainer.default_root_dir>/<run>``: metrics.csv, TensorBoard events, config.yaml, episodes.jsonl, checkpoints/,
-adapter/. What is wrong in a user's input is said in one line, with exit status 2. ``compare`` is compare.py.
+adapter/. What is wrong in a user's input is said in one line, with exit status 2. ``compare`` is compare.py, ``export``
+is export.py, what stops a run before its end processes.py.
 """
 
 from __future__ import annotations
@@ -20,7 +21,9 @@ from typing import Any
 #: read by the ranks that Lightning starts, so that they write where the first one does
 RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
 #: used in addition to those that the configuration names; by name, for nothing here imports callbacks
-CALLBACKS = ("GateStats", "EpisodeLog", "Throughput", "Progress", "Summary", "EvaluationTable")
+CALLBACKS = ("GateStats", "EpisodeLog", "Throughput", "Progress", "Summary", "EvaluationTable", "Checkpoints")
+#: the checkpoint that rank 0 has found good, for the ranks that it starts
+CHECKPOINT = "SDAR_PL_CHECKPOINT"
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 150,
@@ -40,11 +43,9 @@ TRAINER_DEFAULTS: dict[str, Any] = {
 
 DESCRIPTION = (
     "Train LLM agents with SDAR, GRPO and their family. Beside the subcommands below: 'plan' (memory of a run from its "
-    "configuration) and 'compare' (methods on paired seeds), each with its own --help; '--version'."
+    "configuration), 'compare' (methods on paired seeds) and 'export' (a checkpoint for other tools), each with its "
+    "own --help; '--version'."
 )
-
-#: one file each, replaced in place
-SAVING: dict[str, Any] = {"save_top_k": 1, "enable_version_counter": False}
 
 
 def main(args: Sequence[str] | None = None) -> int:
@@ -55,36 +56,46 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"sdar_pl {__version__}")
         return 0
-    if arguments[:1] == ["compare"]:
-        return _compare(arguments[1:])
+    if arguments[:1] in (["compare"], ["export"]):
+        return _other(arguments[0], arguments[1:])
     planning = arguments[:1] == ["plan"]
     if planning:
         args = arguments = arguments[1:]
     _quieten()
     from sdar_pl.complaints import name_file, read_configs
     from sdar_pl.errors import UserError
+    from sdar_pl.processes import GUARD, Stopped, say
 
     files: dict[str, Any] = {}
     try:
-        files = read_configs(arguments)
-        _run(None if args is None else arguments, planning)
+        with GUARD.active():
+            files = read_configs(arguments)
+            _run(None if args is None else arguments, planning)
     except UserError as error:
+        GUARD.failed(error)
         return _fail(name_file(str(error), files))
-    except KeyboardInterrupt:
-        return 130
+    except (Stopped, KeyboardInterrupt) as error:
+        say(f"stopped. {GUARD.resume}")
+        return 128 + getattr(error, "signal", 2)
     except Exception as error:
+        if GUARD.told:  # what the other ranks' end has brought about
+            say(f"stopped. {GUARD.resume}")
+            return 128 + GUARD.told
+        GUARD.failed(error)
         if type(error).__name__ == "MisconfigurationException":
             return _fail(f"trainer: {error}")
         raise
     return 0
 
 
-def _compare(arguments: list[str]) -> int:
-    from sdar_pl.compare import main
+def _other(command: str, arguments: list[str]) -> int:
+    """A subcommand that is none of the trainer's."""
+    _quieten()
     from sdar_pl.errors import UserError
 
     try:
-        return main(arguments)
+        status: int = importlib.import_module(f"sdar_pl.{command}").main(arguments)
+        return status
     except UserError as error:
         return _fail(str(error))
 
@@ -122,6 +133,7 @@ def _quieten() -> None:
         r".*It is recommended to use `self.log\(.*sync_dist=True.*",
         r".*The total number of parameters detected.*",
         r".*LightningCLI's args parameter is intended.*",
+        r".*FSDP2-wrapped module .* returned a view tensor.*",  # nobody changes it in place
     ):
         warnings.filterwarnings("ignore", message)
 
@@ -130,21 +142,27 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
     import torch
     from jsonargparse import ArgumentError
     from lightning.pytorch import Trainer
-    from lightning.pytorch.callbacks import ModelCheckpoint, ProgressBar
+    from lightning.pytorch.callbacks import ProgressBar
     from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
     from lightning.pytorch.loggers import TensorBoardLogger
+    from lightning.pytorch.plugins import CheckpointIO
     from lightning.pytorch.strategies import StrategyRegistry
+    from lightning.pytorch.strategies.launchers import subprocess_script
     from transformers.utils import logging as transformers_logging
 
-    from sdar_pl.complaints import plain_message
+    from sdar_pl.checkpoints import SafeCheckpointIO
+    from sdar_pl.complaints import behind, plain_message
     from sdar_pl.datamodule import RolloutDataModule
     from sdar_pl.errors import UserError
     from sdar_pl.logs import MetricsCSV
     from sdar_pl.module import SDARModule
+    from sdar_pl.processes import GUARD
     from sdar_pl.strategy import FSDP2Strategy
 
     StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: sharded over all ranks", override=True)
     transformers_logging.disable_progress_bar()
+    # Lightning's own observer ends a run without a word.
+    setattr(subprocess_script, "_launch_process_observer", GUARD.watch)  # noqa: B010
 
     class Parser(LightningArgumentParser):
         """Raises ``UserError`` with the heart of the message instead of printing usage and a stack of causes."""
@@ -165,8 +183,22 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
         def before_instantiate_classes(self) -> None:
             config = self.config[self.subcommand]
             self.run_folder = run_folder(config, resumed=config.get("ckpt_path"))
-            if str(config.get("ckpt_path")) == "last":
-                config.ckpt_path = str(self.run_folder / "checkpoints" / "last.ckpt")
+            if config.get("ckpt_path"):
+                config.ckpt_path = checkpoint(self.run_folder, str(config.ckpt_path))
+            if self.subcommand == "fit":
+                GUARD.resume = advice(self.run_folder)
+
+        def _parse_ckpt_path(self) -> None:
+            """Lightning's would look for hyperparameters in the file; ours are in the configuration alone."""
+
+        def instantiate_classes(self) -> None:
+            try:
+                super().instantiate_classes()
+            except ValueError as error:
+                complaint = behind(error)
+                if complaint is None:
+                    raise
+                raise complaint from None
 
         def instantiate_trainer(self, **kwargs: Any) -> Trainer:
             settings = self._get(self.config_init, "trainer", default={})
@@ -185,16 +217,14 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
             for name in CALLBACKS:
                 if name == "Progress" and (bars or config.get("enable_progress_bar") is False):
                     continue
+                if name == "Checkpoints" and config.get("enable_checkpointing") is False:
+                    continue
                 if not any(isinstance(callback, getattr(known, name)) for callback in given):
                     callbacks.append(getattr(known, name)())
-            if config.get("enable_checkpointing") is not False and not any(
-                isinstance(callback, ModelCheckpoint) for callback in given
-            ):
-                folder = self.run_folder / "checkpoints"
-                best = ModelCheckpoint(
-                    folder, "best", monitor="val/success", mode="max", save_on_train_epoch_end=False, **SAVING
-                )
-                callbacks += [best, ModelCheckpoint(folder, "last", save_on_train_epoch_end=True, **SAVING)]
+            plugins = config.get("plugins") or []
+            plugins = plugins if isinstance(plugins, list) else [plugins]
+            if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+                config["plugins"] = [*plugins, SafeCheckpointIO()]
             config["default_root_dir"] = str(self.run_folder)
             return super()._instantiate_trainer(config, callbacks)
 
@@ -252,15 +282,13 @@ def run_folder(config: Any, resumed: str | None) -> Path:
     root = Path(config.trainer.default_root_dir)
     files = config.get("config") or []
     name = config.get("run") or (Path(str(files[0])).stem if files else "run")
-    earlier = sorted(root.glob(f"{name}*/checkpoints/last.ckpt"), key=lambda path: path.stat().st_mtime)
-    if resumed == "last":
-        if not earlier:
-            raise UserError(f"ckpt_path: no earlier run {name!r} with a last checkpoint below {root}; start without it")
-        folder = earlier[-1].parent.parent
-    elif resumed and Path(resumed).is_file() and Path(resumed).parent.name == "checkpoints":
+    if resumed in ("last", "best"):
+        saved = sorted(root.glob(f"{name}*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
+        if not saved:
+            raise UserError(f"ckpt_path: no earlier run {name!r} with a checkpoint below {root}; start without it")
+        folder = saved[-1].parent.parent
+    elif resumed and Path(resumed).parent.name == "checkpoints":
         folder = Path(resumed).parent.parent
-    elif resumed and not Path(resumed).is_file():
-        raise UserError(f"ckpt_path: no file {resumed}; give a checkpoint file or 'last'")
     else:
         folder = next(path for path in _names(root / name) if not path.exists() or not any(path.iterdir()))
     try:
@@ -273,6 +301,23 @@ def run_folder(config: Any, resumed: str | None) -> Path:
         ) from error
     os.environ[RUN_FOLDER] = str(folder)
     return folder
+
+
+def checkpoint(folder: Path, wanted: str) -> str:
+    """The file that ``--ckpt_path`` means: "last" and "best" are of the run. Raises ``UserError`` if it is no good."""
+    from sdar_pl.checkpoints import usable
+    from sdar_pl.processes import GUARD
+
+    if not GUARD.follows:
+        named = folder / "checkpoints" / f"{wanted}.ckpt" if wanted in ("last", "best") else Path(wanted)
+        os.environ[CHECKPOINT] = str(usable(named))
+    return os.environ[CHECKPOINT]
+
+
+def advice(folder: Path) -> str:
+    """How to go on with a run that has ended early."""
+    config, last = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
+    return f"Go on with: python -m sdar_pl fit --config {config} --ckpt_path {last}"
 
 
 def _names(path: Path) -> Any:

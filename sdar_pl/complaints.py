@@ -47,3 +47,12 @@ def plain_message(message: str) -> str:
     lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
     problem = re.sub(r"^Parser key \"?([^\":]+)\"?:?", r"\1:", " ".join(lines))
     return problem[:600]
+
+
+def behind(error: BaseException) -> UserError | None:
+    """The ``UserError`` that caused ``error``, if one did: jsonargparse wraps what an optional part (``Distillation |
+    None``) complains of into an account of all that the part might have been."""
+    cause: BaseException | None = error
+    while cause is not None and not isinstance(cause, UserError):
+        cause = cause.__cause__
+    return cause

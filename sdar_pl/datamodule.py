@@ -10,7 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Any, cast
 
@@ -23,8 +23,10 @@ from sdar_pl.batch import Batch, Row, blank_row, collate, pack, rows_of
 from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
+from sdar_pl.iteration import Iteration, taken_up
 from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
 from sdar_pl.policy import Policy
+from sdar_pl.processes import gather
 from sdar_pl.prompts import Prompter, TooLongError
 from sdar_pl.ranks import everyones, summed
 from sdar_pl.rollout import Play, Seat, play
@@ -32,24 +34,6 @@ from sdar_pl.scoring import score, set_advantages, shape_iteration, tell_outcome
 from sdar_pl.skills.providers import ContextProvider, NoContext
 from sdar_pl.tasks import EVALUATE, SHUFFLE, draw
 from sdar_pl.types import Episode, Task
-
-
-@dataclass
-class Iteration:
-    """What one rollout made: belongs to one epoch and one version of the policy."""
-
-    epoch: int
-    episodes: list[Episode]
-    batches: list[Batch]
-    accumulate: int  # micro-batches an optimizer step
-    rollout_s: float = 0.0
-    score_s: float = 0.0
-    generated: int = 0
-    prefilled: int = 0
-    failed: list[Episode] = field(default_factory=list)
-    dropped: list[Episode] = field(default_factory=list)  # played, but not trained on (dynamic_sampling.py)
-    dropped_groups: int = 0
-    refills: int = 0
 
 
 class RolloutDataModule(L.LightningDataModule):
@@ -125,6 +109,8 @@ class RolloutDataModule(L.LightningDataModule):
         self.panel_tasks, self.seed = panel_tasks, seed
         self.train_with_context, self.evaluate_with_context = train_with_context, evaluate_with_context
         self.iteration: Iteration | None = None
+        self.resumed: Iteration | None = None  # ``iteration``, where it comes from a checkpoint
+        self.saved: dict[str, Any] | None = None  # rollouts from a checkpoint, until their epoch begins
         #: told of every episode as it ends, in training and evaluation (the progress bar listens here)
         self.listeners: list[Callable[[Episode], None]] = []
 
@@ -158,6 +144,8 @@ class RolloutDataModule(L.LightningDataModule):
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
         self.trainer.lightning_module.teacher.begin(self._policy)
         if self.iteration is None or self.iteration.epoch != epoch:
+            self.iteration = self.resumed = self._restored(epoch)
+        if self.iteration is None:
             with self.trainer.precision_plugin.forward_context(), self._policy.rollout():
                 self.iteration = self._iterate(epoch)
         # Lightning divides the loss by this and steps the optimizer every so many batches.
@@ -172,6 +160,40 @@ class RolloutDataModule(L.LightningDataModule):
 
     def predict_dataloader(self) -> DataLoader[list[tuple[int, Task]]]:
         return self._panel_loader("test")
+
+    # ------------------------------------------------------------------ checkpoints
+
+    def state_dict(self) -> dict[str, Any]:
+        """The rollouts of an iteration that is not over, and what the context provider has learnt. Collective."""
+        over = self.trainer.fit_loop.epoch_progress.current.processed
+        state: dict[str, Any] = {"context": self.context.state_dict(), "iteration": None}
+        if self.iteration is not None and self.iteration.epoch == over:
+            state["iteration"] = {"shape": self._shape, "ranks": gather(self.iteration.plain())}
+        return state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.context.load_state_dict(state_dict["context"])
+        self.saved = state_dict["iteration"]
+
+    @property
+    def _shape(self) -> list[int]:
+        """What saved rollouts must agree with to be trained on."""
+        return [self.seed, self.tasks_per_iteration, self.group_size, self.steps_per_iteration]
+
+    def _restored(self, epoch: int) -> Iteration | None:
+        """The rollouts that the checkpoint holds, if they are of this epoch."""
+        saved, self.saved = self.saved, None
+        if saved is None:
+            return None
+        if saved["shape"] != self._shape:
+            warnings.warn("data has changed since the checkpoint: its rollouts give way to new ones", stacklevel=2)
+            return None
+        iteration, rows = taken_up(saved["ranks"], int(self.trainer.global_rank), int(self.trainer.world_size))
+        if iteration.epoch != epoch:
+            return None
+        if not iteration.batches:
+            iteration.batches, iteration.accumulate = self._batches(rows, epoch, bool(iteration.dropped))
+        return iteration
 
     # ------------------------------------------------------------------ training
 
@@ -201,6 +223,7 @@ class RolloutDataModule(L.LightningDataModule):
             teacher=module.teacher if objective.needs_teacher and module.teacher_refresh == "iteration" else None,
             old=self.steps_per_iteration > 1 or objective.shapes_iteration,
             reference=objective.needs_reference,
+            top_k=objective.teacher_top_k,
         )
         if objective.shapes_iteration and rows:
             shape_iteration(objective, rows, epoch)

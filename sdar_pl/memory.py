@@ -129,11 +129,20 @@ class Update:
 
 
 def update_bytes(
-    net: Any, rows: int, length: int, responses: int, *, chunk: int, checkpointing: bool, precision: Callable[[], Any]
+    net: Any,
+    rows: int,
+    length: int,
+    responses: int,
+    *,
+    chunk: int,
+    checkpointing: bool,
+    precision: Callable[[], Any],
+    top_k: int = 0,
 ) -> Update:
     """An update of ``rows`` × ``length`` tokens, ``responses`` of them sampled, of a model on the meta device.
 
-    Its layers are alike: a model of two and one of three are measured, and the rest follows.
+    ``top_k``: at each of them, the log-probs of so many of the teacher's tokens are wanted, too. The model's layers are
+    alike: a model of two and one of three are measured, and the rest follows.
     """
 
     def measure(layers: int) -> Update:
@@ -151,10 +160,11 @@ def update_bytes(
             states = hidden.detach().flatten(0, 1).requires_grad_()
             targets = torch.zeros(responses, dtype=torch.long)
             picked = states.index_select(0, targets)
-            values, _ = token_logprobs(picked, head, targets, entropy=True, chunk=chunk)
-            values.sum().backward()  # type: ignore[no-untyped-call]
+            named = torch.zeros(responses, min(top_k, head.out_features), dtype=torch.long) if top_k else None
+            found = token_logprobs(picked, head, targets, entropy=True, top=named, chunk=chunk)
+            (found.values.sum() + (0.0 if found.top is None else found.top.sum())).backward()  # type: ignore[no-untyped-call]
             logits = live.peak - saved
-            del values, picked, targets
+            del found, picked, named, targets
             live.peak = highest
             hidden.backward(states.grad.view_as(hidden))
             return Update(saved, live.peak - saved, logits)

@@ -10,17 +10,21 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import lightning as L
+import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from sdar_pl.batch import Batch
+from sdar_pl.checkpoints import FACTS, check, facts
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.errors import UserError
+from sdar_pl.logprobs import LogProbs
 from sdar_pl.logs import MetricsCSV
 from sdar_pl.means import Means
 from sdar_pl.objectives import LossInputs, Objective
 from sdar_pl.policy import Policy
+from sdar_pl.tasks import UPDATE
 from sdar_pl.teachers import Current, Teacher
 from sdar_pl.types import Episode, Task
 
@@ -96,9 +100,19 @@ class SDARModule(L.LightningModule):
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["teacher"] = self.teacher.state_dict()
+        checkpoint[FACTS] = self._facts()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        self.teacher.load_state_dict(checkpoint.get("teacher", {}))
+        """Refuse what belongs to another model or method."""
+        training = self.trainer.state.fn == "fit"
+        check(checkpoint, self._facts(), training)
+        if training:
+            self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
+            self.teacher.load_state_dict(checkpoint["teacher"])
+
+    def _facts(self) -> dict[str, Any]:
+        method = {"objective": self.objective, "advantage": self.data.advantage, "teacher": self.teacher}
+        return facts(self.policy, **method, teacher_refresh=self.teacher_refresh)
 
     @property
     def data(self) -> RolloutDataModule:
@@ -108,10 +122,20 @@ class SDARModule(L.LightningModule):
 
     # ------------------------------------------------------------------ training
 
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.empty = batch.total_tokens == 0
+        if batch_idx == 0:  # dropout's stream belongs to the iteration, so that a resumed run draws the same
+            seeds = [self.data.seed, UPDATE, self.trainer.current_epoch, self.trainer.global_rank]
+            torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """One micro-batch → loss and per-token records [B, R] for the callbacks."""
-        teacher = batch.teacher if batch.reading is None else self._read(batch.reading)
-        student, entropy = self.policy.logprobs(batch, temperature=self.temperature, entropy=True)
+        teacher, top_tokens, teacher_top = batch.teacher, batch.top_tokens, batch.teacher_top
+        if batch.reading is not None:
+            teacher, _, teacher_top, top_tokens = self._read(batch.reading)
+        student, entropy, student_top, _ = self.policy.logprobs(
+            batch, temperature=self.temperature, entropy=True, top=top_tokens
+        )
         behaviour = student.detach() if batch.old is None else batch.old
         outputs = self.objective(
             LossInputs(
@@ -123,6 +147,8 @@ class SDARModule(L.LightningModule):
                 teacher=teacher,
                 reference=batch.reference,
                 entropy=entropy,
+                student_top=student_top,
+                teacher_top=teacher_top,
                 total_tokens=batch.total_tokens or 1.0,
                 total_rows=batch.total_rows or 1.0,
                 step=self.trainer.current_epoch,
@@ -147,14 +173,12 @@ class SDARModule(L.LightningModule):
         # Lightning divides by the number of micro-batches; the objective has counted the whole step's tokens already.
         return {"loss": outputs.loss * micro_batches, "tokens": outputs.tokens}
 
-    def _read(self, reading: Batch) -> Tensor:
+    def _read(self, reading: Batch) -> LogProbs:
         """The teacher's log-probs [B, R] under the weights of this step. Comes before the student's forward: what its
         backward needs must not be swapped in between."""
+        top_k = self.objective.teacher_top_k or None
         with self.policy.rollout(), self.teacher.view(self.policy):
-            return self.policy.logprobs(reading, temperature=self.temperature)[0]
-
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        self.empty = batch.total_tokens == 0
+            return self.policy.logprobs(reading, temperature=self.temperature, top=top_k)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -172,10 +196,6 @@ class SDARModule(L.LightningModule):
             return batch.advantages
         ratio = ((behaviour - batch.engine) * batch.mask).exp().clamp(max=self.importance_cap)
         return batch.advantages * ratio
-
-    def on_fit_start(self) -> None:
-        if self.trainer.ckpt_path:
-            self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
 
     def on_train_start(self) -> None:
         for logger in self.loggers:

@@ -32,6 +32,7 @@ from sdar_pl.memory import (
     update_bytes,
     weight_bytes,
 )
+from sdar_pl.objectives import Estimator
 from sdar_pl.policy import DTYPES, LoRA, ModelSource, adapt
 
 #: bytes that drawing a token takes for each row and word of the vocabulary (TransformersEngine._sample: the logits,
@@ -148,7 +149,10 @@ def plan(config: Any) -> Plan:
     rows = max(1, data.micro_batch_tokens // length)
     turns = data.play.max_turns if window.history == "conversation" else 1
     responses = rows * min(turns * data.sampling.max_new_tokens, length - 1)
-    measure = partial(update_bytes, net, rows, length, responses, chunk=policy.logits_chunk, precision=precision)
+    top_k = _top_k(config.model.objective)
+    measure = partial(
+        update_bytes, net, rows, length, responses, chunk=policy.logits_chunk, precision=precision, top_k=top_k
+    )
     found: Update = measure(checkpointing=policy.gradient_checkpointing)
     other: Update = measure(checkpointing=not policy.gradient_checkpointing)
     result.update = {
@@ -229,6 +233,15 @@ def layout(trainer: Any) -> tuple[int, int]:
 def _optimizer(config: Any) -> Callable[[list[nn.Parameter]], Any]:
     made: Callable[[list[nn.Parameter]], Any] = partial(_imported(config.class_path), **vars(config.init_args))
     return made
+
+
+def _top_k(objective: Any) -> int:
+    """Of how many of the teacher's likeliest tokens a configured objective wants log-probs."""
+    estimator = objective.get("init_args.distillation.init_args.estimator")
+    if estimator is None:
+        return 0
+    made: Estimator = _imported(estimator.class_path)(**dict(estimator.get("init_args") or {}))
+    return made.top_k
 
 
 def _imported(path: str) -> Any:

@@ -22,13 +22,14 @@ from torch import Tensor, nn
 
 from sdar_pl.batch import Batch
 from sdar_pl.errors import UserError
-from sdar_pl.logprobs import token_logprobs
+from sdar_pl.logprobs import LogProbs, token_logprobs
 from sdar_pl.quantization import prepare_quantized, quantization_config
 from sdar_pl.sharding import gathered, shard
 from sdar_pl.sources import (
     ASSETS,
     ModelSource,
     brief,
+    fingerprint,
     gguf_option,
     load_tokenizer,
     packaged_models,
@@ -124,6 +125,7 @@ class Policy(nn.Module):
         if not self.tokenizer.chat_template:
             raise UserError(f"model.policy.model: {model!r} has no chat template; use an instruct model")
         self.net: Any = None
+        self.fingerprint = ""  # of the base weights; set by ``build``
 
     # ------------------------------------------------------------------ building
 
@@ -134,6 +136,7 @@ class Policy(nn.Module):
         net = self._load()
         refuse_scaled_logits(net.config)
         net.config.use_cache = False
+        self.fingerprint = fingerprint(net)
         if self.lora is not None:
             net = adapt(net, self.lora)
         elif self.dtype_name == "bfloat16":
@@ -259,11 +262,17 @@ class Policy(nn.Module):
         return output.logits, output.past_key_values
 
     def logprobs(
-        self, batch: Batch, *, temperature: float = 1.0, entropy: bool = False
-    ) -> tuple[Tensor, Tensor | None]:
-        """Log-probs of the batch's response tokens → ([B, R], entropy [B, R] or None), float32, 0 where masked.
+        self,
+        batch: Batch,
+        *,
+        temperature: float = 1.0,
+        entropy: bool = False,
+        top: Tensor | int | None = None,
+    ) -> LogProbs:
+        """Log-probs of the batch's response tokens [B, R], float32, 0 where masked.
 
-        ``temperature`` is that of the rollout: the distribution that was sampled from.
+        ``temperature`` is that of the rollout: the distribution that was sampled from. ``entropy`` asks for [B, R],
+        ``top`` for [B, R, k + 1]: of the tokens [B, R, k] that it names, or of the ``top`` likeliest (LogProbs.top).
         """
         self.check_length(batch.tokens.shape[1])
         hidden, _ = self.hidden(input_ids=batch.tokens, attention_mask=batch.attention, use_cache=False)
@@ -272,14 +281,22 @@ class Policy(nn.Module):
         rows = torch.arange(len(where), device=where.device)[:, None].expand_as(where)
         keep = batch.mask.bool()
         targets = batch.tokens[rows, batch.positions]
-        values, entropies = token_logprobs(
+        found = token_logprobs(
             hidden[rows[keep], where[keep]],
             self.causal_lm.get_output_embeddings(),
             targets[keep],
             temperature=temperature,
             entropy=entropy,
+            top=top[keep] if isinstance(top, Tensor) else top,
             chunk=self.logits_chunk,
         )
-        blank = torch.zeros_like(batch.mask, dtype=values.dtype)
-        full = blank.masked_scatter(keep, values)
-        return full, blank.masked_scatter(keep, entropies) if entropies is not None else None
+
+        def padded(part: Tensor | None) -> Tensor | None:
+            if part is None:
+                return None
+            blank = part.new_zeros(*keep.shape, *part.shape[1:])
+            return blank.masked_scatter(keep.reshape(*keep.shape, *[1] * (part.dim() - 1)), part)
+
+        values, *more = (padded(part) for part in found)
+        assert values is not None
+        return LogProbs(values, *more)

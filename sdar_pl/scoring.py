@@ -97,8 +97,10 @@ def score(
     teacher: Teacher | None,
     old: bool,
     reference: bool,
+    top_k: int = 0,
 ) -> None:
-    """Fill the rows' ``teacher`` (of that teacher), ``old`` and ``reference`` log-probs.
+    """Fill the rows' ``teacher`` (of that teacher), ``old`` and ``reference`` log-probs, and with ``top_k`` that
+    teacher's likeliest tokens with their log-probs.
 
     ``budget``: padded tokens a micro-batch. A row without teacher tokens has no privileged context: its teacher reads
     what the student reads. The policy is ``Policy.rollout()``: whole on every rank.
@@ -108,7 +110,7 @@ def score(
             _fill(policy, rows, rows, "old", budget, temperature)
         if teacher is not None:
             readings = [row.as_teacher() for row in rows]
-            _fill(policy, rows, readings, "teacher", budget, temperature, teacher.view(policy))
+            _fill(policy, rows, readings, "teacher", budget, temperature, teacher.view(policy), top_k=top_k)
         if reference:
             _fill(policy, rows, rows, "reference", budget, temperature, policy.reference())
 
@@ -121,11 +123,16 @@ def _fill(
     budget: int,
     temperature: float,
     view: AbstractContextManager[None] | None = None,
+    top_k: int = 0,
 ) -> None:
     where = {id(reading): row for reading, row in zip(readings, rows, strict=True)}
     with view or contextlib.nullcontext():
         for chunk in pack(readings, budget):
             batch = collate(chunk)
-            values, _ = policy.logprobs(batch.to(policy.device), temperature=temperature)
-            for reading, value in zip(chunk, values.tolist(), strict=True):
+            found = policy.logprobs(batch.to(policy.device), temperature=temperature, top=top_k or None)
+            for reading, value in zip(chunk, found.values.tolist(), strict=True):
                 setattr(where[id(reading)], name, value[: len(reading.positions)])
+            if found.top is not None and found.top_tokens is not None:
+                for reading, tokens, top in zip(chunk, found.top_tokens.cpu(), found.top.cpu(), strict=True):
+                    row, count = where[id(reading)], len(reading.positions)
+                    row.top_tokens, row.teacher_top = tokens[:count].clone(), top[:count].clone()  # without padding

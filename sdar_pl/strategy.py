@@ -1,10 +1,20 @@
-"""``trainer.strategy: fsdp2``: Lightning's ModelParallelStrategy, for the sharding that sharding.py does."""
+"""``trainer.strategy: fsdp2``: Lightning's ModelParallelStrategy, for the sharding that sharding.py does.
+
+Checkpoints are one file that is the same for any number of ranks, one included. Lightning's own numbers the optimizer's
+state by all parameters of the model, the frozen ones too, and torch's way to read it makes an optimizer step where
+none has been made; so both directions are done here, by the optimizer's own numbers.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import torch
+from lightning.pytorch.core.optimizer import LightningOptimizer
 from lightning.pytorch.strategies import ModelParallelStrategy
+from torch import Tensor
+from torch.utils._pytree import tree_map
 
 
 class FSDP2Strategy(ModelParallelStrategy):
@@ -31,3 +41,50 @@ class FSDP2Strategy(ModelParallelStrategy):
         assert self.model is not None
         options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
         return get_model_state_dict(self.model, options=options)
+
+    @property
+    def lightning_restore_optimizer(self) -> bool:
+        return True  # not in ``load_checkpoint``
+
+    def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
+        known: dict[str, Any] = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+        return known
+
+    def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
+        from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
+
+        assert self.model is not None
+        set_model_state_dict(
+            self.model, dict(checkpoint["state_dict"]), options=StateDictOptions(full_state_dict=True, strict=strict)
+        )
+
+    def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
+        """Whole tensors on the CPU, on every rank. Collective."""
+        state = (optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer).state_dict()
+        whole: dict[str, Any] = tree_map(_whole, state)
+        return whole
+
+    def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
+        for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            parts = {
+                number: {name: _part(value, parameters[number]) for name, value in values.items()}
+                for number, values in saved["state"].items()
+            }
+            optimizer.load_state_dict({**saved, "state": parts})
+
+
+def _whole(value: Any) -> Any:
+    from torch.distributed.tensor import DTensor
+
+    whole = value.full_tensor() if isinstance(value, DTensor) else value
+    return whole.cpu() if isinstance(whole, Tensor) else whole
+
+
+def _part(value: Any, like: Tensor) -> Any:
+    """This rank's part of what belongs to a parameter (a step count belongs to all of it)."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if isinstance(value, Tensor) and isinstance(like, DTensor) and value.shape == like.shape:
+        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
+    return value

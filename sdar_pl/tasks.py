@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 #: second word of every random seed, so that training and evaluation never share a stream
-TRAIN, EVALUATE, SHUFFLE, REFILL = 0, 1, 2, 3
+TRAIN, EVALUATE, SHUFFLE, UPDATE, REFILL = 0, 1, 2, 3, 4
 
 
 def draw(total: int, epoch: int, count: int, seed: int, refill: int = 0) -> tuple[list[int], tuple[int, ...]]:

@@ -82,16 +82,16 @@ class MovingAverage(Teacher):
                 "stands still is sdar_pl.teachers.Initial)"
             )
         self.decay = decay
-        self.means: dict[str, Tensor] = {}  # name of a trained parameter → its average
+        self._means: dict[str, Tensor] = {}  # name of a trained parameter → its average
         self._loaded: Mapping[str, Tensor] = {}
 
     def begin(self, policy: Policy) -> None:
-        if self.means:
+        if self._means:
             return
         for name, weights in policy.trained():
             known = self._loaded.get(name)
             values = weights.detach() if known is None else sharded_as(known, weights)
-            self.means[name] = values.to(weights.device, torch.float32, copy=True)
+            self._means[name] = values.to(weights.device, torch.float32, copy=True)
         self._loaded = {}
 
     @contextlib.contextmanager
@@ -101,7 +101,7 @@ class MovingAverage(Teacher):
         with torch.no_grad():
             try:
                 for name, weights in own.items():
-                    weights.copy_(whole(self.means[name]))
+                    weights.copy_(whole(self._means[name]))
                 yield
             finally:
                 for name, weights in own.items():
@@ -109,13 +109,13 @@ class MovingAverage(Teacher):
 
     @torch.no_grad()
     def follow(self, policy: Policy) -> None:
-        if self.means:  # else no teacher is wanted
+        if self._means:  # else no teacher is wanted
             for name, weights in policy.trained():
                 # Elementwise, so that every rank's own shard will do.
-                local(self.means[name]).lerp_(local(weights).float(), 1 - self.decay)
+                local(self._means[name]).lerp_(local(weights).float(), 1 - self.decay)
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: whole(mean).cpu() for name, mean in self.means.items()} or dict(self._loaded)
+        return {name: whole(mean).cpu() for name, mean in self._means.items()} or dict(self._loaded)
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        self.means, self._loaded = {}, state
+        self._means, self._loaded = {}, state

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 
-from sdar_pl.batch import Row, collate, pack, rows_of
+from sdar_pl.batch import Row, blank_row, collate, pack, rows_of, uncollate
 from sdar_pl.types import Episode, Observation, Task, Turn
 
 
@@ -96,6 +96,34 @@ def test_collate() -> None:
     assert batch.reference is None
     floats = ("mask", "advantages", "engine", "teacher")
     assert {getattr(batch, name).dtype for name in floats} == {torch.float32}
+
+
+def test_the_teachers_likeliest_tokens_are_padded() -> None:
+    rows = [*rows_of(an_episode(), 5, "conversation"), *rows_of(an_episode(), 6, "windowed")[1:2]]
+    for row in rows:
+        count = len(row.positions)
+        row.top_tokens, row.teacher_top = torch.arange(3 * count).view(count, 3), -torch.rand(count, 4)
+    blank = blank_row(rows[0])
+    batch = collate([*rows, blank])
+    assert batch.top_tokens is not None
+    assert batch.teacher_top is not None
+    assert (batch.top_tokens.dtype, batch.teacher_top.dtype) == (torch.long, torch.float32)
+    assert batch.top_tokens.shape == (3, 6, 3)
+    assert batch.teacher_top.shape == (3, 6, 4)
+    for b, row in enumerate(rows):
+        assert row.teacher_top is not None
+        assert torch.equal(batch.teacher_top[b, : len(row.positions)], row.teacher_top)
+    assert batch.teacher_top[batch.mask == 0].abs().sum() == 0
+    for mine, row in zip(uncollate(batch), rows, strict=True):
+        assert mine.top_tokens is not None
+        assert mine.teacher_top is not None
+        assert torch.equal(mine.top_tokens, row.top_tokens)
+        assert torch.equal(mine.teacher_top, row.teacher_top)
+    alone = collate([blank])
+    assert alone.top_tokens is not None
+    assert alone.top_tokens.shape == (1, 0, 3)
+    rows[1].teacher_top = None
+    assert collate(rows).teacher_top is None
 
 
 def test_a_batch_moves_whole() -> None:

@@ -417,6 +417,7 @@ class Data(L.LightningDataModule):
         super().__init__()
         self.listeners: list[Any] = []
         self.iteration: Any = None
+        self.resumed: Any = None
 
     def panel(self, stage: str) -> list[str]:
         return ["0", "1", "2"]

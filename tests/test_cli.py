@@ -13,6 +13,7 @@ from sdar_pl.cli import RUN_FOLDER, main
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
+NO_CONTEXT = str(ROOT / "configs" / "contexts" / "none.yaml")
 
 
 @pytest.fixture(autouse=True)
@@ -112,6 +113,32 @@ def test_teacher_without_context(capfd: pytest.CaptureFixture[str], models: dict
         *["--data.context", "sdar_pl.skills.providers.NoContext"],
     )
     assert "data.context" in said
+
+
+CENTRED = "{class_path: sdar_pl.objectives.CentredGapGate}"
+
+
+@pytest.mark.parametrize(
+    ("objective", "arguments", "words"),
+    [
+        ("gspo", ["--model.objective.init_args.aggregation", "token-mean"], ["GSPOLoss", "set it to seq-mean"]),
+        *((name, ["--config", NO_CONTEXT], ["set data.context"]) for name in ("sdar_reverse_kl", "rlsd", "opid")),
+        ("sdar_js", ["--model.objective.init_args.distillation.init_args.gate", CENTRED], ["set gate to GapGate"]),
+        ("sdar_js", ["--model.objective.init_args.distillation.init_args.estimator.init_args.k", "0"], ["at least 1"]),
+        ("sdar_js", ["--model.objective.init_args.distillation.init_args.estimator.init_args.kind", "kl"], ["kind"]),
+        ("rlsd", ["--model.objective.init_args.shaper.init_args.mix", "2"], ["mix: 2", "between 0 and 1"]),
+        ("cispo", ["--model.objective.init_args.policy_loss.init_args.clip_low", "7"], ["clip_low: 7"]),
+        ("gigpo", [], ["data.prompter.history", "windowed"]),
+    ],
+)
+def test_parts_that_do_not_go_together(
+    capfd: pytest.CaptureFixture[str], models: dict[str, Path], objective: str, arguments: list[str], words: list[str]
+) -> None:
+    """Refused at the start, before anything is played."""
+    config = str(ROOT / "configs" / "objectives" / f"{objective}.yaml")
+    base = ["--config", QUICKSTART, "--model.policy.model", str(models["qwen2"]), "--config", config]
+    said = complain(capfd, *base, *arguments)
+    assert all(word in said for word in words), said
 
 
 def test_run_folders_do_not_overwrite_each_other(tmp_path: Path) -> None:

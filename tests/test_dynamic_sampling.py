@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_fit import ROOT, fit, metrics, weights
+from runs import ROOT, metrics, weights
+from test_fit import fit
 
 from sdar_pl.dynamic_sampling import Sampled, check, sample
 from sdar_pl.errors import UserError

@@ -41,6 +41,8 @@ def example(rows: int = 6, seed: int = 0, dtype: torch.dtype = torch.float32) ->
         teacher=logprobs(student.detach(), 0.8),
         reference=logprobs(student.detach()),
         entropy=torch.rand(rows, length, generator=g, dtype=dtype) * 2,
+        student_top=torch.randn(rows, length, 5, generator=g, dtype=dtype).log_softmax(-1),
+        teacher_top=torch.randn(rows, length, 5, generator=g, dtype=dtype).log_softmax(-1),
         step=3,
         episodes=torch.tensor([0, 0, 1, 1, 2, 3])[:rows],
         groups=torch.tensor([0, 0, 0, 0, 1, 1])[:rows],
@@ -352,6 +354,10 @@ def test_needs() -> None:
     assert O.Objective(shaper=O.GRSDShaper()).shapes_iteration
 
 
+def pushed(estimator: O.Estimator) -> None:
+    O.Objective(distillation=O.Distillation(estimator, O.CentredGapGate())).validate()
+
+
 @pytest.mark.parametrize(
     ("make", "message"),
     [
@@ -369,6 +375,10 @@ def test_needs() -> None:
         (lambda: O.Objective(None).validate(), "nothing to learn"),
         (lambda: O.Objective(None, O.Distillation(), O.RLSDShaper()).validate(), "policy_loss is null"),
         (lambda: O.Objective(length_norm=512).validate(), "length_norm"),
+        (lambda: pushed(O.TopKDivergence()), "CentredGapGate .* TopKDivergence .* set gate to GapGate"),
+        (lambda: pushed(O.K3(importance=True)), "CentredGapGate .* K3"),
+        (lambda: pushed(O.Signed()), "CentredGapGate .* Signed"),
+        (lambda: O.SDAR(gate="soft-or")(replace(example(), entropy=None)), "entropies; .* use the gap gate"),
         (lambda: O.SDAR().validate(context=False), "set data.context"),
         (lambda: O.Objective(shaper=O.RLSDShaper()).validate(context=False), "set data.context"),
         (lambda: O.Objective(shaper=O.GRSDShaper())(example()), "shape"),
@@ -389,6 +399,7 @@ def test_nonsense_is_refused_in_one_line(make: Callable[[], object], message: st
 def test_grpo_without_context_is_fine() -> None:
     O.GRPO().validate(context=False)
     O.SDAR(coefficient=0).validate(context=False)
+    O.SDAR(gate="centred").validate()
     O.GroupAdvantage().validate(2)
     O.BatchAdvantage("none").validate(1)
 
@@ -634,3 +645,5 @@ def test_yaml_reaches_the_parts() -> None:
     assert by_name["rlsd"].shaper.schedule(50) == 0.5
     assert by_name["skill_sd"].distillation.estimator.importance
     assert by_name["gspo"].policy_loss.clip_high == 4e-4
+    assert by_name["sdar_js"].distillation.estimator.kind == "js"
+    assert by_name["sdar_forward_kl"].teacher_top_k == 64

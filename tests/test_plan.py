@@ -49,7 +49,7 @@ PARAMETERS = {
 def planned(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """``plan --json`` of a config with options."""
 
-    def call(config: str, **options: Any) -> dict[str, Any]:
+    def call(config: str, /, **options: Any) -> dict[str, Any]:
         words = [f"--{name.replace('__', '.')}={value}" for name, value in options.items()]
         assert main(["plan", "--config", str(CONFIGS / config), *words, "--json"]) == 0
         return dict(json.loads(capsys.readouterr().out))
@@ -160,7 +160,7 @@ def test_a_moving_average_takes_as_much_as_it_averages(
     policy, teacher = Policy(str(models["qwen2"]), LoRA()), MovingAverage()
     policy.build()
     teacher.begin(policy)
-    assert fixed["teacher's average"] == sum(mean.nbytes for mean in teacher.means.values())
+    assert fixed["teacher's average"] == sum(mean.nbytes for mean in teacher._means.values())
     assert "teacher's average" not in planned("quickstart.yaml", **chosen)["fixed"]
 
 
@@ -192,12 +192,34 @@ def test_an_update_within_15_percent(
     batch = a_batch()
 
     def update() -> None:
-        values, _ = policy.logprobs(batch, entropy=True)
+        values = policy.logprobs(batch, entropy=True).values
         values.sum().backward()
 
     update()  # afterwards gradients are there, as plan counts them
     wanted = plan["peaks"]["update"] - sum(plan["fixed"].values()) - plan["update"]["gradients"]
     assert allocated(update) == pytest.approx(wanted, rel=0.15)
+
+
+def test_the_teachers_likeliest_tokens_take_room(planned: Callable[..., dict[str, Any]], small: Path) -> None:
+    config = {"config": CONFIGS / "objectives" / "sdar_js.yaml", **options(small, gradient_checkpointing="true")}
+    estimator = "model__objective__init_args__distillation__init_args__estimator__init_args__k"
+    policy, batch = Policy(str(small), LoRA(), gradient_checkpointing=True), a_batch()
+    policy.build()
+    before = planned("quickstart.yaml", **options(small, gradient_checkpointing="true"))["update"]["logits chunk"]
+    for k in (64, 512):
+        plan = planned("quickstart.yaml", **config, **{estimator: k})
+        named = torch.arange(k).expand(*batch.mask.shape, -1)
+
+        def update(named: torch.Tensor = named) -> None:
+            found = policy.logprobs(batch, entropy=True, top=named)
+            assert found.top is not None
+            (found.values.sum() + found.top.sum()).backward()
+
+        update()
+        wanted = plan["peaks"]["update"] - sum(plan["fixed"].values()) - plan["update"]["gradients"]
+        assert allocated(update) == pytest.approx(wanted, rel=0.15)
+        assert plan["update"]["logits chunk"] > before
+        before = plan["update"]["logits chunk"]
 
 
 @SLOW

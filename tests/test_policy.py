@@ -38,7 +38,7 @@ def a_batch() -> Batch:
 
 def gradients(policy: Policy, batch: Batch, **options: Any) -> dict[str, Tensor]:
     policy.zero_grad()
-    values, entropy = policy.logprobs(batch, entropy=True, **options)
+    values, entropy, *_ = policy.logprobs(batch, entropy=True, **options)
     assert entropy is not None
     (values.sum() + entropy.square().sum()).backward()
     return {name: p.grad.clone() for name, p in policy.named_parameters() if p.grad is not None}
@@ -51,7 +51,7 @@ def gradients(policy: Policy, batch: Batch, **options: Any) -> dict[str, Tensor]
 @pytest.mark.parametrize("temperature", [1.0, 0.4])
 def test_logprobs_are_those_of_the_whole_logits(make_policy: MakePolicy, family: str, temperature: float) -> None:
     policy, batch = make_policy(family), a_batch()
-    values, entropy = policy.logprobs(batch, temperature=temperature, entropy=True)
+    values, entropy, *_ = policy.logprobs(batch, temperature=temperature, entropy=True)
     assert entropy is not None
     values, entropy = values.detach(), entropy.detach()
     assert values.dtype == entropy.dtype == torch.float32
@@ -73,7 +73,7 @@ def test_logprobs_are_those_of_the_whole_logits(make_policy: MakePolicy, family:
 def test_what_is_masked_has_no_gradient(make_policy: MakePolicy) -> None:
     """Neither the prompt's own log-probs nor padding: only what a response token depends on."""
     policy, batch = make_policy(), a_batch()
-    values, _ = policy.logprobs(batch)
+    values = policy.logprobs(batch).values
     masked = (values * (1 - batch.mask)).sum()
     assert masked == 0
     masked.backward(retain_graph=True)
@@ -90,10 +90,35 @@ def test_what_is_masked_has_no_gradient(make_policy: MakePolicy) -> None:
 def test_a_batch_of_nothing_still_has_a_graph(make_policy: MakePolicy) -> None:
     """Ranks with a blank micro-batch take part in backward like all others."""
     policy = make_policy()
-    values, entropy = policy.logprobs(collate([a_row(2, 2, [])]), entropy=True)
+    values, entropy, *_ = policy.logprobs(collate([a_row(2, 2, [])]), entropy=True)
     assert entropy is not None
     assert values.shape == entropy.shape == (1, 0)
     values.sum().backward()
+    assert all(p.grad is not None and (p.grad == 0).all() for p in policy.parameters() if p.requires_grad)
+
+
+@pytest.mark.parametrize("k", [3, 100_000])
+def test_top_tokens_stand_at_their_places(make_policy: MakePolicy, k: int) -> None:
+    policy, batch = make_policy(logits_chunk=4), a_batch()
+    found = policy.logprobs(batch, temperature=0.7, top=k)
+    words = policy.causal_lm.config.vocab_size
+    assert found.top is not None
+    assert found.top_tokens is not None
+    assert found.top_tokens.shape == (3, 20, min(k, words))
+    for b, r in [(0, 0), (0, 19), (1, 2)]:
+        position = int(batch.positions[b, r])
+        length = int(batch.attention[b].sum())
+        logits = policy.causal_lm(batch.tokens[b : b + 1, :length]).logits[0, position - 1]
+        wanted = (logits / 0.7).log_softmax(-1).topk(min(k, words))
+        torch.testing.assert_close(found.top[b, r, :-1], wanted.values, atol=2e-5, rtol=0)
+    assert (found.top[batch.mask == 0] == 0).all()
+    again = policy.logprobs(batch, temperature=0.7, top=found.top_tokens)
+    assert again.top is not None
+    assert torch.equal(again.top, found.top)
+    assert torch.equal(again.values, policy.logprobs(batch, temperature=0.7).values)
+    nothing = policy.logprobs(collate([a_row(2, 2, [])]), top=torch.zeros(1, 0, 3).long()).top
+    assert nothing is not None
+    nothing.sum().backward()  # a blank micro-batch takes part like all others
     assert all(p.grad is not None and (p.grad == 0).all() for p in policy.parameters() if p.requires_grad)
 
 
@@ -104,7 +129,7 @@ def test_chunks_change_nothing(chunk: int, entropy: bool) -> None:
     head = nn.Linear(6, 11).double()
     hidden = torch.randn(8, 6, dtype=torch.float64, requires_grad=True)
     targets, weights, more = torch.randint(11, (8,)), torch.randn(8).double(), torch.randn(8).double()
-    values, spreads = token_logprobs(hidden, head, targets, temperature=0.7, entropy=entropy, chunk=chunk)
+    values, spreads, *_ = token_logprobs(hidden, head, targets, temperature=0.7, entropy=entropy, chunk=chunk)
     logp = (head(hidden) / 0.7).log_softmax(-1)
     plain = logp[torch.arange(8), targets]
     total, wanted = (values * weights).sum(), (plain * weights).sum()
@@ -143,7 +168,7 @@ def test_gradient_checkpointing_gives_the_same_gradients(make_policy: MakePolicy
 
 def test_log_probs_under_bfloat16_are_float32(make_policy: MakePolicy) -> None:
     policy = make_policy(dtype="bfloat16")
-    values, _ = policy.logprobs(a_batch())
+    values = policy.logprobs(a_batch()).values
     assert values.dtype == torch.float32
     assert {p.dtype for p in policy.parameters() if p.requires_grad} == {torch.float32}
     assert {p.dtype for p in policy.parameters() if not p.requires_grad} == {torch.bfloat16}
@@ -174,9 +199,9 @@ def test_the_reference_is_the_model_without_adapters(make_policy: MakePolicy, fa
 def test_teacher_and_student_agree_on_equal_contexts(make_policy: MakePolicy) -> None:
     policy, batch = make_policy(), a_batch()
     policy.train()
-    student, _ = policy.logprobs(batch)
+    student = policy.logprobs(batch).values
     with policy.rollout():
-        teacher, _ = policy.logprobs(batch)
+        teacher = policy.logprobs(batch).values
     assert torch.equal(student.detach(), teacher)
     assert student.requires_grad
     assert not teacher.requires_grad

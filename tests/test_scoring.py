@@ -87,7 +87,7 @@ def test_a_teacher_without_context_is_the_student(make_policy: MakePolicy) -> No
     assert all(row.teacher == row.old for row in rows)
     policy.train()
     batch = collate(sorted(rows, key=lambda row: -len(row.tokens)))
-    student, _ = policy.logprobs(batch)
+    student = policy.logprobs(batch).values
     assert batch.teacher is not None
     assert torch.equal(student.detach(), batch.teacher)
 
@@ -126,6 +126,33 @@ def test_mode_and_gradient_are_restored(make_policy: MakePolicy, mode: bool) -> 
     with pytest.raises(IndexError):
         fill(policy, broken, old=True)
     assert policy.training is mode
+
+
+@pytest.mark.parametrize("history", ["conversation", "windowed"])
+def test_the_teachers_likeliest_tokens(make_policy: MakePolicy, history: Any) -> None:
+    """Of the teacher's own reading, whatever the micro-batches; the student then looks at the same tokens."""
+    policy = make_policy()
+    rows = played(policy, history)
+    fill(policy, rows, teacher=Current(), old=True, reference=True)
+    plain = [(row.teacher, row.old, row.reference) for row in rows]
+    assert all(row.top_tokens is row.teacher_top is None for row in rows)
+    fill(policy, rows, teacher=Current(), old=True, reference=True, top_k=5, temperature=0.8)
+    for row in rows:
+        reading = collate([row.as_teacher()])
+        logits = policy.causal_lm(reading.tokens).logits[0].detach() / 0.8
+        wanted = logits[reading.positions[0] - 1].log_softmax(-1).topk(5)
+        assert row.top_tokens is not None
+        assert row.teacher_top is not None
+        assert torch.equal(row.top_tokens, wanted.indices)
+        torch.testing.assert_close(row.teacher_top[:, :5], wanted.values, atol=2e-5, rtol=0)
+        assert row.teacher_top.exp().sum(-1).tolist() == pytest.approx([1.0] * len(row.positions), abs=1e-5)
+        student = policy.logprobs(collate([row]), temperature=0.8, top=row.top_tokens[None])
+        assert student.top is not None
+        assert student.top.requires_grad
+        apart = (student.top[0].detach() - row.teacher_top).abs().max()
+        assert apart > 1e-3 if row.teacher_tokens else apart < 2e-5
+    fill(policy, rows, teacher=Current(), old=True, reference=True, top_k=5)
+    assert [(row.teacher, row.old, row.reference) for row in rows] == plain, "they change nothing else"
 
 
 def test_reference_needs_adapters(make_policy: MakePolicy) -> None:

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 import torch
 from conftest import shake
-from test_fit import ROOT, fit, metrics, weights
+from runs import ROOT, metrics, weights
+from test_fit import fit
 from test_scoring import fill, played
 
 from sdar_pl.batch import Batch, collate
-from sdar_pl.cli import main
 from sdar_pl.errors import UserError
 from sdar_pl.policy import Policy
 from sdar_pl.teachers import Current, Initial, MovingAverage, Teacher
@@ -92,7 +92,7 @@ def test_averages_of_bfloat16_weights_do_not_stand_still(make_policy: MakePolicy
     for _ in range(2000):  # each step is less than bfloat16 can tell apart
         teacher.follow(policy)
     name, now = policy.trained()[0]
-    assert teacher.means[name].dtype == torch.float32
+    assert teacher._means[name].dtype == torch.float32
     moved = (seen(policy, teacher)[name].float() - before[name].float()).mean()
     assert moved == pytest.approx(1 - 0.999**2000, abs=0.02)
     assert now.dtype == torch.bfloat16
@@ -161,16 +161,15 @@ def test_the_initial_teacher_reads_the_context_with_adapters_off(make_policy: Ma
     fill(policy, rows, teacher=Initial(), reference=True)
     told, untold = (next(row for row in rows if bool(row.teacher_tokens) is yes) for yes in (True, False))
     with torch.no_grad():
-        wanted, _ = base.logprobs(collate([told.as_teacher()]))
+        wanted = base.logprobs(collate([told.as_teacher()])).values
     torch.testing.assert_close(torch.tensor(told.teacher), wanted[0], atol=2e-5, rtol=0)
     assert told.teacher != told.reference
     assert untold.teacher == untold.reference
 
 
-def test_the_initial_teacher_needs_adapters(capfd: pytest.CaptureFixture[str]) -> None:
-    config = ["--config", str(ROOT / "configs" / "quickstart.yaml"), "--model.teacher", "sdar_pl.teachers.Initial"]
+def test_the_initial_teacher_needs_adapters(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     none = ["--model.policy.lora", "null", "--model.objective.init_args.reference_coefficient", "0"]
-    assert main(["fit", *config, *none]) == 2
+    fit(tmp_path, "--model.teacher", "sdar_pl.teachers.Initial", *none, status=2)
     said = capfd.readouterr().err
     assert said.startswith("error: model.teacher: Initial is")
     assert said.count("\n") == 1
@@ -189,10 +188,9 @@ def test_a_reading_moves_with_its_batch(make_policy: MakePolicy) -> None:
     assert moved.reading.mask.shape == moved.mask.shape
 
 
-def test_an_objective_that_shapes_iterations_cannot_refresh(capfd: pytest.CaptureFixture[str]) -> None:
-    files = ["quickstart.yaml", "objectives/grsd.yaml"]
-    configs = [word for file in files for word in ("--config", str(ROOT / "configs" / file))]
-    assert main(["fit", *configs, "--model.teacher_refresh", "step"]) == 2
+def test_an_objective_that_shapes_iterations_cannot_refresh(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    grsd = str(ROOT / "configs" / "objectives" / "grsd.yaml")
+    fit(tmp_path, "--config", grsd, "--model.teacher_refresh", "step", status=2)
     assert "error: model.teacher_refresh" in capfd.readouterr().err
 
 
@@ -212,6 +210,14 @@ def test_refreshing_within_an_iteration_needs_several_steps(tmp_path: Path) -> N
     )
     assert early[1]["gap/mean"] != pytest.approx(late[1]["gap/mean"], abs=1e-6)
     assert early[1]["train/reward"] == late[1]["train/reward"], "the first rollout is the same"
+
+
+@pytest.mark.slow
+def test_a_divergence_is_refreshed_too(tmp_path: Path) -> None:
+    options = ["--config", str(ROOT / "configs" / "objectives" / "sdar_js.yaml")]
+    once = metrics(fit(tmp_path / "a", *options))
+    assert once[-1]["loss/distill"] > 0
+    assert close(metrics(fit(tmp_path / "b", *options, "--model.teacher_refresh", "step")), once)
 
 
 @pytest.mark.slow

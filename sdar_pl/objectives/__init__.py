@@ -3,6 +3,7 @@
 from sdar_pl.objectives.advantages import Advantage, BatchAdvantage, GroupAdvantage
 from sdar_pl.objectives.agent_opsd import AgentOPSDShaper
 from sdar_pl.objectives.distillation import Distillation
+from sdar_pl.objectives.divergences import TopKDivergence
 from sdar_pl.objectives.estimators import K3, Estimator, Likelihood, Signed
 from sdar_pl.objectives.gates import CentredGapGate, ConstantGate, EntropyGate, GapGate, Gate, SoftOrGate
 from sdar_pl.objectives.gigpo import GiGPOAdvantage
@@ -52,4 +53,5 @@ __all__ = [
     "Schedule",
     "Signed",
     "SoftOrGate",
+    "TopKDivergence",
 ]

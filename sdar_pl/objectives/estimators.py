@@ -1,4 +1,4 @@
-"""Estimators of the distillation loss on sampled tokens. Exact and top-k KL need the vocabulary and are left out."""
+"""Estimators of the distillation loss on sampled tokens. Those over the vocabulary are in divergences.py."""
 
 from __future__ import annotations
 
@@ -10,7 +10,14 @@ from sdar_pl.objectives.inputs import LossInputs
 
 
 class Estimator:
-    """Base: ``estimator(inputs, weight)`` gives the loss of each token [B, R]; ``weight`` [B, R] is the gate."""
+    """Base: ``estimator(inputs, weight)`` gives the loss of each token [B, R]; ``weight`` [B, R] is the gate.
+
+    ``top_k``: of how many of the teacher's likeliest tokens it wants ``student_top`` and ``teacher_top`` (0: neither).
+    ``signed``: it also makes sense under a weight below 0.
+    """
+
+    top_k: int = 0
+    signed: bool = False
 
     def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
         raise NotImplementedError
@@ -18,6 +25,8 @@ class Estimator:
 
 class Likelihood(Estimator):
     """g·(log π_T − log π_θ), gradient −g·∇log π_θ: gated likelihood of the student's own samples (SDAR, 2605.15155)."""
+
+    signed = True
 
     def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
         assert inputs.teacher is not None

@@ -12,9 +12,13 @@ from sdar_pl.objectives.inputs import LossInputs
 
 
 class Gate:
-    """Base: ``gate(gap, inputs)`` gives weights [B, R] for the detached ``gap`` [B, R]."""
+    """Base: ``gate(gap, inputs)`` gives weights [B, R] for the detached ``gap`` [B, R].
+
+    ``signed``: they may be below 0, to push the sampled token down.
+    """
 
     needs_entropy: bool = False
+    signed: bool = False
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
         raise NotImplementedError
@@ -32,6 +36,8 @@ class GapGate(Gate):
 
 class CentredGapGate(GapGate):
     """σ(βΔ) − ½ = ½·tanh(βΔ/2). Ours: on-policy E[∇log π] = 0, so the ½ inside the gap gate is only variance."""
+
+    signed = True
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
         return 0.5 * torch.tanh(0.5 * self.beta * gap)

@@ -11,7 +11,8 @@ from sdar_pl.objectives.functional import fill_masked
 
 @dataclass(frozen=True)
 class LossInputs:
-    """One micro-batch. Log-probs are of the tokens that the student sampled.
+    """One micro-batch. Log-probs are of the tokens that the student sampled, those named ``top`` of the teacher's k
+    likeliest tokens and, last, of all others together.
 
     ``student`` carries the gradient; ``old`` None means that the rows were sampled by the very same weights
     (``student.detach()``). ``teacher`` None means no privileged context, ``reference`` None no reference view.
@@ -30,6 +31,8 @@ class LossInputs:
     teacher: Tensor | None = None  # [B, R]
     reference: Tensor | None = None  # [B, R]
     entropy: Tensor | None = None  # [B, R], nats; with gradient if there is an entropy bonus
+    student_top: Tensor | None = None  # [B, R, k + 1], with gradient
+    teacher_top: Tensor | None = None  # [B, R, k + 1]
     total_tokens: float | None = None
     total_rows: float | None = None
     step: int = 0

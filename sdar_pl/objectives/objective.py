@@ -55,6 +55,11 @@ class Objective:
         return self.distillation is not None or self.shaper is not None
 
     @property
+    def teacher_top_k(self) -> int:
+        """Of how many of the teacher's likeliest tokens log-probs are wanted (0: none; no more than there are)."""
+        return self.distillation.estimator.top_k if self.distillation else 0
+
+    @property
     def needs_reference(self) -> bool:
         return self.reference_coefficient > 0
 
@@ -87,6 +92,12 @@ class Objective:
             raise UserError(
                 "objective: the teacher has no privileged context; set data.context or use an objective "
                 "without teacher, such as sdar_pl.objectives.GRPO"
+            )
+        if self.distillation is not None and self.distillation.gate.signed and not self.distillation.estimator.signed:
+            gate, estimator = (type(part).__name__ for part in (self.distillation.gate, self.distillation.estimator))
+            raise UserError(
+                f"objective.distillation: {gate} is below 0 where the teacher rejects the token, and {estimator} would "
+                "then push away from the teacher; set gate to GapGate or estimator to Likelihood"
             )
         if self.length_norm != 1 and self.aggregation != "seq-mean-token-sum":
             raise UserError(

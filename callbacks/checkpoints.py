@@ -1,0 +1,93 @@
+"""Checkpoints: when they are written. How is sdar_pl/checkpoints.py.
+
+checkpoints/last.ckpt            after every rollout (with it) and at the end of every iteration
+            iteration-0016.ckpt  the ends of the last ``keep`` iterations
+            best.ckpt            the iteration that was validated best
+adapter/                         the best one's adapters, or the last's without validation, as plain peft reads them
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+from lightning.pytorch.callbacks import Checkpoint
+
+from sdar_pl.callbacks.access import data_of, iteration_of, module_of
+from sdar_pl.checkpoints import same_file
+from sdar_pl.errors import UserError
+from sdar_pl.export import write_adapter
+
+
+class Checkpoints(Checkpoint):
+    """Writes checkpoints, so that a run that is killed at any moment loses no finished rollout.
+
+    Args:
+        keep: so many of the last iterations stay.
+        monitor: the metric of which the highest is best.
+    """
+
+    def __init__(self, keep: int = 2, monitor: str = "val/success") -> None:
+        if keep < 1:
+            raise UserError(f"Checkpoints.keep: {keep} must be 1 or more")
+        self.keep, self.monitor = keep, monitor
+        self.best: float | None = None
+        self.score: float | None = None  # of this iteration's validation
+        self.folder = Path("checkpoints")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best": self.best}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best = state_dict["best"]
+
+    @property
+    def best_model_path(self) -> str:
+        """Where the best one is; empty if there is none."""
+        path = self.folder / "best.ckpt"
+        return str(path) if self.best is not None and path.exists() else ""
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        self.folder = Path(trainer.default_root_dir, "checkpoints")
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:  # a run resumed from an earlier one makes the later ones again
+            for path in self._iterations():
+                if _number(path) > trainer.current_epoch:
+                    path.unlink()
+
+    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if iteration_of(trainer) is not data_of(trainer).resumed:
+            # Lightning counts from 0 right after this hook; saved with the counts of the iteration before, it would
+            # take this one for finished.
+            inner = trainer.fit_loop.epoch_loop
+            for progress in inner.batch_progress, inner.scheduler_progress, inner.automatic_optimization.optim_progress:
+                progress.reset_on_run()
+            trainer.save_checkpoint(self.folder / "last.ckpt", weights_only=False)
+
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if not trainer.sanity_checking and self.monitor in trainer.callback_metrics:
+            self.score = float(trainer.callback_metrics[self.monitor])
+
+    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        better = self.score is not None and (self.best is None or self.score > self.best)
+        self.best, self.score = self.score if better else self.best, None
+        path = self.folder / f"iteration-{trainer.current_epoch + 1:04d}.ckpt"
+        trainer.save_checkpoint(path, weights_only=False)
+        if not trainer.is_global_zero:
+            return
+        same_file(path, "last.ckpt")
+        if better:
+            same_file(path, "best.ckpt")
+        if (better or self.best is None) and module_of(trainer).policy.lora is not None:
+            write_adapter(path, Path(trainer.default_root_dir, "adapter"))
+        for old in self._iterations()[: -self.keep]:
+            old.unlink()
+
+    def _iterations(self) -> list[Path]:
+        return sorted(self.folder.glob("iteration-*.ckpt"), key=_number)
+
+
+def _number(path: Path) -> int:
+    return int(path.stem.split("-")[1])
