@@ -99,7 +99,8 @@ class EpisodeLog(L.Callback):
         iteration, number = iteration_of(trainer), number_of(trainer)
         episodes = iteration.episodes
         rows = [row_of(episode, number, "train", i, self.records) for i, episode in enumerate(episodes)]
-        self._append([*rows, *(row_of(episode, number, "train") for episode in iteration.failed)])
+        left_out = [*iteration.dropped, *iteration.failed]
+        self._append([*rows, *(row_of(episode, number, "train") for episode in left_out)])
         events = events_of(trainer)
         if events is not None:
             ranked = sorted(range(len(episodes)), key=lambda i: -episodes[i].reward)

@@ -21,7 +21,7 @@ from sdar_pl.callbacks.access import data_of, iteration_of, module_of
 from sdar_pl.means import Means
 from sdar_pl.types import Episode
 
-ROLLOUT = "rolling out"
+ROLLOUT, SCORING, REFILL = "rolling out", "scoring", "rolling out in the place of groups with equal rewards"
 NAMES = ("success", "reward", "gate", "validation")
 VERBS = {"validate": "validating", "test": "testing", "predict": "playing"}
 
@@ -77,7 +77,8 @@ class Progress(ProgressBar):
 
     def _count(self, done: int, note: str = "") -> None:
         if self._live is not None:
-            self._live.update(self._task, completed=done, note=f"{done}/{self.total}{note}")
+            of = f"/{self.total}" if self.total else ""
+            self._live.update(self._task, completed=done, note=f"{done}{of}{note}")
 
     def _stop(self) -> None:
         if self._live is not None:
@@ -86,11 +87,13 @@ class Progress(ProgressBar):
 
     def _heard(self, episode: Episode) -> None:
         """An episode has ended, in training or evaluation."""
+        if self.phase == SCORING:  # it was not yet, for groups were dropped
+            self._phase(REFILL)
         self.played += 1
         self.successes += episode.success
         self._count(self.played, f" · success {self.successes / self.played:.0%}")
         if self.phase == ROLLOUT and self.played == self.total:
-            self._phase("scoring")
+            self._phase(SCORING)
 
     # ------------------------------------------------------------------ fit
 
@@ -130,7 +133,8 @@ class Progress(ProgressBar):
             self.means.update("gate", outputs["tokens"]["gate"], batch.mask)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for episode in iteration_of(trainer).episodes:
+        iteration = iteration_of(trainer)
+        for episode in [*iteration.episodes, *iteration.dropped]:
             self.means.update("success", float(episode.success))
             self.means.update("reward", episode.reward)
         means = self.means.compute()

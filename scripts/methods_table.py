@@ -1,4 +1,4 @@
-"""Make docs/methods.md from configs/objectives, configs/contexts and the docstrings of the parts that they name.
+"""Make docs/methods.md from configs/{objectives,contexts,teachers} and the docstrings of the parts that they name.
 
 A config's first line says name, paper and formula; the five slots are read off the objects that it makes.
 Run: python scripts/methods_table.py [--check]   (--check: only say whether the page is current; status 1 if not)
@@ -16,7 +16,7 @@ from typing import Any
 
 from jsonargparse import ArgumentParser
 
-from sdar_pl import objectives
+from sdar_pl import objectives, teachers
 from sdar_pl.skills import hindsight, providers, retrievers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -49,9 +49,11 @@ def made(path: Path) -> Any:
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--model.objective", type=objectives.Objective)
+    parser.add_argument("--model.teacher", type=teachers.Teacher)
     parser.add_argument("--data.advantage", type=objectives.Advantage)
     parser.add_argument("--data.context", type=providers.ContextProvider)
     parser.add_argument("--data.train_with_context", type=bool, default=False)
+    parser.add_argument("--data.max_refills", type=int, default=0)
     return parser.instantiate(parser.parse_args([f"--config={path}"]))
 
 
@@ -109,10 +111,15 @@ def page() -> str:
         [link(path), described(made(path).data.context) + retriever(made(path).data.context), *head(path, 1)]
         for path in sorted((ROOT / "configs" / "contexts").glob("*.yaml"))
     ]
+    weights = [
+        [link(path), described(made(path).model.teacher), *head(path, 1)]
+        for path in sorted((ROOT / "configs" / "teachers").glob("*.yaml"))
+    ]
     o = objectives
     slots: list[tuple[str, Iterable[type]]] = [
         ("Privileged context", kinds(providers.ContextProvider, providers, hindsight)),
         ("Retrievers of skills", kinds(retrievers.Retriever, retrievers)),
+        ("Teacher weights", kinds(teachers.Teacher, teachers)),
         ("Advantage", kinds(o.Advantage, o)),
         ("Token weight", [*kinds(o.Gate, o), *kinds(o.AdvantageShaper, o)]),
         ("Estimators of the injected loss", kinds(o.Estimator, o)),
@@ -120,6 +127,7 @@ def page() -> str:
         ("Policy loss", kinds(o.PolicyLoss, o)),
     ]
     parts = [HEAD, table(COLUMNS, methods), "\n## Privileged contexts\n", table(("config", "provider", ""), contexts)]
+    parts += ["\n## Teacher weights\n", table(("config", "class", ""), weights)]
     parts.append("\n## Parts\n\nThe classes that can stand in each slot, in their own words.")
     for title, classes in slots:
         rows = [[f"`{class_path(kind)}`", paragraph(kind)] for kind in classes]

@@ -44,7 +44,9 @@ class Row:
     teacher_top: Tensor | None = None  # [R, k + 1]: the teacher's log-probs of these and, last, of all others together
 
     def as_teacher(self) -> Row:
-        """The same responses as the teacher reads them."""
+        """The same responses as the teacher reads them; without privileged context it reads what the student reads."""
+        if not self.teacher_tokens:
+            return self
         return replace(self, tokens=self.teacher_tokens, positions=self.teacher_positions)
 
 
@@ -67,13 +69,14 @@ class Batch:
     reference: Tensor | None = None  # [B, R]
     top_tokens: Tensor | None = None  # [B, R, k] long
     teacher_top: Tensor | None = None  # [B, R, k + 1]
+    reading: Batch | None = None  # the rows as the teacher reads them, where it does so at every step; same [B, R]
     total_tokens: float = 0.0
     total_rows: float = 0.0
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
         values: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor)}
+        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor | Batch)}
         return replace(self, **moved)
 
 
@@ -143,7 +146,7 @@ def collate(rows: Sequence[Row], pad: int = 0) -> Batch:
 
 
 def uncollate(batch: Batch) -> list[Row]:
-    """The rows of a Batch, without the teacher's reading (they are scored) and without blank rows."""
+    """The rows of a Batch, with the teacher's reading where it still has to read, and without blank rows."""
     rows = []
     for i in range(len(batch.tokens)):
         inside = batch.mask[i].bool()
@@ -167,6 +170,9 @@ def uncollate(batch: Batch) -> list[Row]:
         for name in ("top_tokens", "teacher_top"):
             tops = getattr(batch, name)
             setattr(row, name, None if tops is None else tops[i][inside])
+        if (reading := batch.reading) is not None:
+            row.teacher_tokens = reading.tokens[i][reading.attention[i].bool()].tolist()
+            row.teacher_positions = numbers(reading.positions[i])
         if row.positions:
             rows.append(row)
     return rows

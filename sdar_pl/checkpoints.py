@@ -133,15 +133,16 @@ def check(checkpoint: dict[str, Any], ours: dict[str, Any], training: bool) -> N
         name = min(name for name in {*was, *now} if was.get(name) != now.get(name))
         raise UserError(
             f"ckpt_path: made with another method ({name}: {was.get(name, 'none')}, here {now.get(name, 'none')}); "
-            "make model.objective and data.advantage the same, or start without a checkpoint"
+            "make model.objective, data.advantage and model.teacher the same, or start without a checkpoint"
         )
 
 
 def described(part: Any, name: str) -> dict[str, str]:
-    """An object of plain parts → dotted name: value, all the way down."""
+    """An object of plain parts → dotted name: value, all the way down; without what is private, such as a state."""
     if isinstance(part, (str, int, float, bool, type(None), tuple, list)):
         return {name: repr(part)}
     found = {name: type(part).__name__}
     for key, value in sorted(vars(part).items()):
-        found |= described(value, f"{name}.{key}")
+        if not key.startswith("_"):
+            found |= described(value, f"{name}.{key}")
     return found

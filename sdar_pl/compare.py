@@ -42,6 +42,8 @@ from sdar_pl.report import Run
 FIT = (sys.executable, "-m", "sdar_pl", "fit")
 #: cli.py's, which must not reach the cells from a run around this one
 RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
+#: folders of configs that change a recipe
+KINDS = ("objectives", "contexts", "teachers")
 
 
 @dataclass(frozen=True)
@@ -89,8 +91,8 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     parser.add_argument(
         "--objectives",
         required=True,
-        help="names in the folders objectives/ and contexts/ beside the config, or YAML files, with commas between "
-        "them; + joins several: sdar+random_skills. The first is what the others are compared with.",
+        help="names in the folders objectives/, contexts/ and teachers/ beside the config, or YAML files, with commas "
+        "between them; + joins several: sdar+random_skills. The first is what the others are compared with.",
     )
     parser.add_argument("--seeds", type=int, default=5, help="runs of each objective (5)")
     parser.add_argument("--budget", type=int, default=None, help="iterations of each run (the recipe's)")
@@ -129,12 +131,12 @@ def plan(options: argparse.Namespace, rest: Sequence[str]) -> list[Cell]:
 
 
 def find(name: str, config: Path) -> Path:
-    """The file of an objective or a context. Raises ``UserError`` with the names that there are."""
+    """The file of an objective, a context or a teacher. Raises ``UserError`` with the names that there are."""
     if name.endswith((".yaml", ".yml")):
         if not Path(name).is_file():
             raise UserError(f"--objectives: no file {name}")
         return Path(name)
-    folders = [above / kind for above in (config.parent, config.parent.parent) for kind in ("objectives", "contexts")]
+    folders = [above / kind for above in (config.parent, config.parent.parent) for kind in KINDS]
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"

@@ -11,29 +11,29 @@ import time
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any, cast
 
 import lightning as L
 import numpy as np
-import torch
 from torch.utils.data import DataLoader, Dataset
 
-from sdar_pl.batch import Batch, Row, blank_row, collate, pack, rows_of
+from sdar_pl import dynamic_sampling
+from sdar_pl.batch import Batch, Row, rows_of
 from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
 from sdar_pl.iteration import Iteration, taken_up
+from sdar_pl.micro_batches import micro_batches
 from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
 from sdar_pl.policy import Policy
-from sdar_pl.processes import gather
-from sdar_pl.prompts import Prompter, TooLongError
+from sdar_pl.prompts import Prompter
+from sdar_pl.ranks import at_first, everyones
 from sdar_pl.rollout import Play, Seat, play
-from sdar_pl.scoring import score, set_advantages, shape_iteration
+from sdar_pl.scoring import look_back, score, set_advantages, shape_iteration, tell_outcomes
 from sdar_pl.skills.providers import ContextProvider, NoContext
+from sdar_pl.tasks import EVALUATE, SHUFFLE, draw
 from sdar_pl.types import Episode, Task
-
-#: first word of every random seed, so that training and evaluation never share a stream
-TRAIN, EVALUATE, SHUFFLE, UPDATE = 0, 1, 2, 3
 
 
 class RolloutDataModule(L.LightningDataModule):
@@ -50,6 +50,8 @@ class RolloutDataModule(L.LightningDataModule):
         play: rules of play.
         tasks_per_iteration: groups an iteration, over all ranks.
         group_size: episodes a group.
+        max_refills: drop groups whose rewards are all equal and roll out others in their place, up to so many times
+            (DAPO's dynamic sampling; 0: train on every group). Distillation on dropped groups is dropped with them.
         steps_per_iteration: optimizer steps an iteration.
         micro_batch_tokens: padded tokens of one forward-backward.
         train_split, validation_split, test_split: names of the environment's splits.
@@ -73,6 +75,7 @@ class RolloutDataModule(L.LightningDataModule):
         play: Play = Play(),  # noqa: B008 – never changed
         tasks_per_iteration: int = 16,
         group_size: int = 8,
+        max_refills: int = 0,
         steps_per_iteration: int = 1,
         micro_batch_tokens: int = 16384,
         train_split: str = "train",
@@ -94,11 +97,13 @@ class RolloutDataModule(L.LightningDataModule):
                 raise UserError(f"data.{name}: {value} must be 1 or more")
         if sampling.temperature == 0:
             raise UserError("data.sampling.temperature: 0 draws the same episode every time; give more than 0")
+        dynamic_sampling.check(max_refills, group_size)
         advantage.validate(group_size)
         self.environment, self.engine, self.prompter = environment, engine, prompter
         self.context, self.advantage = context, advantage
         self.sampling, self.evaluation, self.rules = sampling, evaluation, play
         self.tasks_per_iteration, self.group_size = tasks_per_iteration, group_size
+        self.max_refills = max_refills
         self.steps_per_iteration, self.micro_batch_tokens = steps_per_iteration, micro_batch_tokens
         self.splits = {"train": train_split, "validate": validation_split, "test": test_split}
         self.panel_tasks, self.seed = panel_tasks, seed
@@ -137,6 +142,7 @@ class RolloutDataModule(L.LightningDataModule):
         """Roll out and score; once for each epoch, also when Lightning asks twice (on resuming)."""
         # When Lightning first asks on resuming, `current_epoch` still is the one that has ended.
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
+        self.trainer.lightning_module.teacher.begin(self._policy)
         if self.iteration is None or self.iteration.epoch != epoch:
             self.iteration = self.resumed = self._restored(epoch)
         if self.iteration is None:
@@ -162,7 +168,7 @@ class RolloutDataModule(L.LightningDataModule):
         over = self.trainer.fit_loop.epoch_progress.current.processed
         state: dict[str, Any] = {"context": self.context.state_dict(), "iteration": None}
         if self.iteration is not None and self.iteration.epoch == over:
-            state["iteration"] = {"shape": self._shape, "ranks": gather(self.iteration.plain())}
+            state["iteration"] = {"shape": self._shape, "ranks": at_first(self.iteration.plain())}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -186,7 +192,7 @@ class RolloutDataModule(L.LightningDataModule):
         if iteration.epoch != epoch:
             return None
         if not iteration.batches:
-            iteration.batches, iteration.accumulate = self._batches(rows, epoch)
+            iteration.batches, iteration.accumulate = self._batches(rows, epoch, bool(iteration.dropped))
         return iteration
 
     # ------------------------------------------------------------------ training
@@ -197,15 +203,16 @@ class RolloutDataModule(L.LightningDataModule):
         return policy
 
     def _iterate(self, epoch: int) -> Iteration:
-        policy, objective = self._policy, self.trainer.lightning_module.objective
+        policy, module = self._policy, self.trainer.lightning_module
+        objective = module.objective
         began = time.perf_counter()
         self.engine.sync(policy)
-        seats = self.seats(epoch)
-        tell = self._tell if self.listeners else None
-        played = play(self.environment, seats, self.engine, self.prompter, self.sampling, self.rules, tell)
-        episodes = [episode for episode in played if episode.turns and not episode.failed]
+        found = dynamic_sampling.sample(
+            partial(self._play, epoch), self._share(self.tasks_per_iteration), self.max_refills
+        )
+        episodes = found.episodes
         rolled = time.perf_counter()
-        self._look_back(episodes)
+        look_back(self.context, self.prompter, self.environment, episodes)
         rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, self.prompter.history)]
         set_advantages(rows, episodes, self.advantage)
         score(
@@ -213,16 +220,15 @@ class RolloutDataModule(L.LightningDataModule):
             rows,
             budget=self.micro_batch_tokens,
             temperature=self.sampling.temperature,
-            teacher=objective.needs_teacher,
+            teacher=module.teacher if objective.needs_teacher and module.teacher_refresh == "iteration" else None,
             old=self.steps_per_iteration > 1 or objective.shapes_iteration,
             reference=objective.needs_reference,
             top_k=objective.teacher_top_k,
         )
-        if objective.shapes_iteration:
+        if objective.shapes_iteration and rows:
             shape_iteration(objective, rows, epoch)
-        for episode in episodes:
-            self.context.update(episode.task, episode.success)
-        batches, accumulate = self._batches(rows, epoch)
+        tell_outcomes(self.context, [*episodes, *found.dropped])
+        batches, accumulate = self._batches(rows, epoch, bool(found.dropped))
         return Iteration(
             epoch,
             episodes,
@@ -232,40 +238,34 @@ class RolloutDataModule(L.LightningDataModule):
             score_s=time.perf_counter() - rolled,
             generated=self.engine.generated,
             prefilled=self.engine.prefilled,
-            failed=[episode for episode in played if episode.failed],
+            failed=found.failed,
+            dropped=found.dropped,
+            dropped_groups=found.dropped_groups,
+            refills=found.refills,
         )
 
-    def _look_back(self, episodes: Sequence[Episode]) -> None:
-        """Let the context provider read the finished groups; the teacher's prompts follow, the student's stay.
-
-        How long such a context gets is luck, so one over the limit does not stop the run: it is left out, with a word.
-        """
-        for episode in episodes:
-            context = self.context.after(episode, [other for other in episodes if other.group == episode.group])
-            if context != episode.context:
-                episode.context = context
-                try:
-                    self.prompter.reread(self.environment, episode)
-                except TooLongError as error:
-                    warnings.warn(f"an episode goes without privileged context: {error}", stacklevel=2)
-                    episode.context = ""
-                    self.prompter.reread(self.environment, episode)
+    def _play(self, epoch: int, refill: int, groups: Sequence[int]) -> list[Episode]:
+        # In a refill of few episodes, a single failure would be a large share of them.
+        rules = replace(self.rules, max_failed=1.0) if refill else self.rules
+        tell = self._tell if self.listeners else None
+        seats = self.seats(epoch, refill, groups)
+        return play(self.environment, seats, self.engine, self.prompter, self.sampling, rules, tell)
 
     def _tell(self, episode: Episode) -> None:
         for listener in self.listeners:
             listener(episode)
 
-    def seats(self, epoch: int) -> list[Seat]:
-        """This rank's episodes to play: ``group_size`` for each of its tasks."""
+    def seats(self, epoch: int, refill: int, groups: Sequence[int]) -> list[Seat]:
+        """Episodes to play: ``group_size`` for each of these groups, in the iteration's own round (0) or a refill."""
         tasks = self.environment.tasks(self.splits["train"])
-        chosen = task_order(len(tasks), epoch, self.tasks_per_iteration, self.seed)
+        chosen, stream = draw(len(tasks), epoch, self.tasks_per_iteration, self.seed, refill)
         seats = []
-        for group in self._share(self.tasks_per_iteration):
+        for group in groups:
             task = tasks[chosen[group]]
             context = self.context.provide(task)
             for index in range(self.group_size):
                 number = group * self.group_size + index
-                seat = Seat(task, group, index, number, (self.seed, TRAIN, epoch, group, index), context)
+                seat = Seat(task, group, index, number, (*stream, group, index), context)
                 seat.student_context = context if self.train_with_context else ""
                 seats.append(seat)
         return seats
@@ -274,38 +274,29 @@ class RolloutDataModule(L.LightningDataModule):
         """This rank's share of ``count`` things."""
         return range(self.trainer.global_rank, count, self.trainer.world_size)
 
-    def _batches(self, rows: Sequence[Row], epoch: int) -> tuple[list[Batch], int]:
-        """Rows → micro-batches, the same number for every optimizer step and rank.
-
-        Which step a row belongs to depends on its group alone, so that it is the same for any number of ranks.
-        """
-        steps = self.steps_per_iteration
+    def _batches(self, rows: Sequence[Row], epoch: int, dropped: bool) -> tuple[list[Batch], int]:
+        """This rank's micro-batches (micro_batches.py) and their number in an optimizer step."""
+        module = self.trainer.lightning_module
         order = np.random.default_rng([self.seed, SHUFFLE, epoch]).permutation(self.tasks_per_iteration)
-        step_of = {int(group): place % steps for place, group in enumerate(order)}
-        of_step = [[row for row in rows if step_of[row.group] == step] for step in range(steps)]
-        parts = [pack(chosen, self.micro_batch_tokens) for chosen in of_step]
-        accumulate = int(self._reduce([float(max(map(len, parts)))], "max")[0])
-        if accumulate == 0:
-            raise UserError("data.environment: no episode of this iteration can be trained on, all of them failed")
-        tokens = self._reduce([float(sum(len(row.positions) for row in chosen)) for chosen in of_step])
-        counts = self._reduce([float(len(chosen)) for chosen in of_step])
-        world, pad = self.trainer.world_size, self._policy.tokenizer.pad_token_id or 0
-        blank = [blank_row(next(iter(rows), None))]
-        batches = []
-        for part, total_tokens, total_rows in zip(parts, tokens, counts, strict=True):
-            for chunk in part + [blank] * (accumulate - len(part)):
-                batch = collate(chunk, pad)
-                batches.append(replace(batch, total_tokens=total_tokens / world, total_rows=total_rows / world))
+        batches, accumulate = micro_batches(
+            rows,
+            # Which step a row belongs to depends on its group alone, so that it is the same for any number of ranks.
+            step_of={int(group): place % self.steps_per_iteration for place, group in enumerate(order)},
+            steps=self.steps_per_iteration,
+            budget=self.micro_batch_tokens,
+            pad=self._policy.tokenizer.pad_token_id or 0,
+            reading=module.objective.needs_teacher and module.teacher_refresh == "step",
+        )
+        if not any(batch.total_rows for batch in batches):
+            if not any(everyones(dropped)):
+                raise UserError("data.environment: no episode of this iteration can be trained on, all of them failed")
+            if self.trainer.is_global_zero:
+                warnings.warn(
+                    "no group of an iteration has rewards that differ: nothing to learn from, its update is left out; "
+                    "other tasks, a higher sampling.temperature or more data.max_refills may help",
+                    stacklevel=2,
+                )
         return batches, accumulate
-
-    def _reduce(self, values: list[float], how: str = "sum") -> list[float]:
-        """Sum or maximum over ranks."""
-        if self.trainer.world_size == 1:
-            return values
-        tensor = torch.tensor(values, dtype=torch.float64, device=self.trainer.strategy.root_device)
-        operation = torch.distributed.ReduceOp.MAX if how == "max" else torch.distributed.ReduceOp.SUM
-        torch.distributed.all_reduce(tensor, operation)
-        return [float(value) for value in tensor]
 
     # ------------------------------------------------------------------ evaluation
 
@@ -339,16 +330,3 @@ class RolloutDataModule(L.LightningDataModule):
 def _loader(items: list[Any]) -> DataLoader[Any]:
     # batch_size=None: each item is a batch already, and no sampler is put in.
     return DataLoader(cast("Dataset[Any]", items), batch_size=None, shuffle=False)
-
-
-def task_order(total: int, epoch: int, count: int, seed: int) -> list[int]:
-    """Indices of the tasks of iteration ``epoch``: the split is gone through in a new random order each pass."""
-    chosen: list[int] = []
-    cursor = epoch * count
-    while len(chosen) < count:
-        number, offset = divmod(cursor, total)
-        order = np.random.default_rng([seed, SHUFFLE, number]).permutation(total)
-        taken = order[offset : offset + count - len(chosen)]
-        chosen.extend(int(i) for i in taken)
-        cursor += len(taken)
-    return chosen

@@ -16,6 +16,9 @@ import torch
 from sdar_pl.batch import Batch, Row, uncollate
 from sdar_pl.types import Episode, Observation, Task, Turn
 
+#: fields of an Iteration that are lists of episodes
+EPISODES = ("episodes", "failed", "dropped")
+
 
 @dataclass
 class Iteration:
@@ -30,23 +33,26 @@ class Iteration:
     generated: int = 0
     prefilled: int = 0
     failed: list[Episode] = field(default_factory=list)
+    dropped: list[Episode] = field(default_factory=list)  # played, but not trained on (dynamic_sampling.py)
+    dropped_groups: int = 0
+    refills: int = 0
 
     def plain(self) -> dict[str, Any]:
         """Tensors, numbers and bytes; ``from_plain`` takes it back."""
         known = {f.name: getattr(self, f.name) for f in fields(self)}
-        for name in ("episodes", "failed"):
+        for name in EPISODES:
             words = json.dumps([asdict(episode) for episode in known[name]], default=lambda _: None).encode()
             known[name] = torch.frombuffer(bytearray(words), dtype=torch.uint8)
-        known["batches"] = [dict(vars(batch)) for batch in self.batches]
+        known["batches"] = [_plain(batch) for batch in self.batches]
         return known
 
     @classmethod
     def from_plain(cls, known: dict[str, Any]) -> Iteration:
         """What ``plain`` gave, save the tasks' own ``data``: nobody plays them again."""
         read = dict(known)
-        for name in ("episodes", "failed"):
+        for name in EPISODES:
             read[name] = [_episode(words) for words in json.loads(known[name].numpy().tobytes())]
-        read["batches"] = [Batch(**batch) for batch in known["batches"]]
+        read["batches"] = [_batch(values) for values in known["batches"]]
         return cls(**read)
 
 
@@ -59,7 +65,7 @@ def taken_up(ranks: Sequence[dict[str, Any]], rank: int, world: int) -> tuple[It
 
 def dealt(parts: Sequence[Iteration], rank: int, world: int) -> tuple[Iteration, list[Row]]:
     """One rank's share of an iteration that other ranks have played → (it without batches, its rows)."""
-    episodes, failed, rows = list[Episode](), list[Episode](), list[Row]()
+    episodes, failed, dropped, rows = list[Episode](), list[Episode](), list[Episode](), list[Row]()
     for part in parts:
         for row in (row for batch in part.batches for row in uncollate(batch)):
             if row.group % world == rank:
@@ -67,6 +73,7 @@ def dealt(parts: Sequence[Iteration], rank: int, world: int) -> tuple[Iteration,
                 rows.append(row)
         episodes += part.episodes
         failed += [episode for episode in part.failed if episode.group % world == rank]
+        dropped += [episode for episode in part.dropped if episode.group % world == rank]
     # Rows name their episodes by place: keep this rank's, in the order in which it would have played them.
     mine = [i for i, episode in enumerate(episodes) if episode.group % world == rank]
     mine.sort(key=lambda i: (episodes[i].group, episodes[i].index))
@@ -74,12 +81,22 @@ def dealt(parts: Sequence[Iteration], rank: int, world: int) -> tuple[Iteration,
     for row in rows:
         row.episode = place[row.episode]
     rows.sort(key=lambda row: (row.episode, row.turns[:1]))
-    iteration = Iteration(parts[0].epoch, [episodes[i] for i in mine], [], 1, failed=failed)
+    iteration = Iteration(parts[0].epoch, [episodes[i] for i in mine], [], 1, failed=failed, dropped=dropped)
     if rank == 0:  # what is summed over ranks
-        iteration.generated = sum(part.generated for part in parts)
-        iteration.prefilled = sum(part.prefilled for part in parts)
+        for name in ("generated", "prefilled", "dropped_groups", "refills"):
+            setattr(iteration, name, sum(getattr(part, name) for part in parts))
     iteration.rollout_s, iteration.score_s = (max(getattr(p, n) for p in parts) for n in ("rollout_s", "score_s"))
     return iteration, rows
+
+
+def _plain(batch: Batch) -> dict[str, Any]:
+    reading = None if batch.reading is None else _plain(batch.reading)
+    return {**vars(batch), "reading": reading}
+
+
+def _batch(values: dict[str, Any]) -> Batch:
+    reading = None if values["reading"] is None else _batch(values["reading"])
+    return Batch(**{**values, "reading": reading})
 
 
 def _episode(words: dict[str, Any]) -> Episode:

@@ -6,8 +6,8 @@ objective turns it into a loss. Left out: rollouts (datamodule.py), gate statist
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
 
 import lightning as L
 import numpy as np
@@ -17,12 +17,15 @@ from torch import Tensor
 
 from sdar_pl.batch import Batch
 from sdar_pl.checkpoints import FACTS, check, facts
-from sdar_pl.datamodule import UPDATE, RolloutDataModule
+from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.errors import UserError
+from sdar_pl.logprobs import LogProbs
 from sdar_pl.logs import MetricsCSV
 from sdar_pl.means import Means
 from sdar_pl.objectives import LossInputs, Objective
 from sdar_pl.policy import Policy
+from sdar_pl.tasks import UPDATE
+from sdar_pl.teachers import Current, Teacher
 from sdar_pl.types import Episode, Task
 
 
@@ -34,6 +37,9 @@ class SDARModule(L.LightningModule):
         objective: SDAR, GRPO, or any composition of the five slots.
         optimizer: of the trainable parameters.
         scheduler: of the learning rate, stepped after every optimizer step (null: constant).
+        teacher: whose weights the teacher reads with.
+        teacher_refresh: when it reads: once an "iteration", before the first update (the paper), or at every optimizer
+            "step", under the weights of that step; the two differ from the second step of an iteration on.
         temperature: of the rollout (linked to data.sampling.temperature).
         importance_cap: correct the mismatch between engine and trainer by truncated importance sampling with this cap
             (null: no correction; the mismatch is logged always).
@@ -45,6 +51,8 @@ class SDARModule(L.LightningModule):
         objective: Objective,
         optimizer: OptimizerCallable = torch.optim.AdamW,
         scheduler: LRSchedulerCallable | None = None,
+        teacher: Teacher = Current(),  # noqa: B008 – never changed
+        teacher_refresh: Literal["iteration", "step"] = "iteration",
         temperature: float = 1.0,
         importance_cap: float | None = None,
     ) -> None:
@@ -54,11 +62,19 @@ class SDARModule(L.LightningModule):
                 "model.objective.reference_coefficient: the reference view needs adapters to switch off; "
                 "add model.policy.lora or set it to 0"
             )
+        teacher.check(policy)
+        if objective.shapes_iteration and teacher_refresh == "step":
+            raise UserError(
+                "model.teacher_refresh: this objective's advantages are made of a whole iteration at once, before its "
+                "first step; set it to iteration"
+            )
         self.policy, self.objective = policy, objective
+        self.teacher, self.teacher_refresh = teacher, teacher_refresh
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.temperature, self.importance_cap = temperature, importance_cap
         self.strict_loading = False  # checkpoints hold trainable parameters only
         self.means, self.evaluation = Means(), Means()
+        self.empty = False  # whether the optimizer step has no token on any rank
 
     # ------------------------------------------------------------------ set-up
 
@@ -80,9 +96,10 @@ class SDARModule(L.LightningModule):
         return batch.to(device) if isinstance(batch, Batch) else batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained: with LoRA, the adapters."""
+        """Keep what is trained (with LoRA, the adapters) and what the teacher remembers."""
         trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
+        checkpoint["teacher"] = self.teacher.state_dict()
         checkpoint[FACTS] = self._facts()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -91,9 +108,11 @@ class SDARModule(L.LightningModule):
         check(checkpoint, self._facts(), training)
         if training:
             self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
+            self.teacher.load_state_dict(checkpoint["teacher"])
 
     def _facts(self) -> dict[str, Any]:
-        return facts(self.policy, objective=self.objective, advantage=self.data.advantage)
+        method = {"objective": self.objective, "advantage": self.data.advantage, "teacher": self.teacher}
+        return facts(self.policy, **method, teacher_refresh=self.teacher_refresh)
 
     @property
     def data(self) -> RolloutDataModule:
@@ -104,14 +123,18 @@ class SDARModule(L.LightningModule):
     # ------------------------------------------------------------------ training
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        self.empty = batch.total_tokens == 0
         if batch_idx == 0:  # dropout's stream belongs to the iteration, so that a resumed run draws the same
             seeds = [self.data.seed, UPDATE, self.trainer.current_epoch, self.trainer.global_rank]
             torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """One micro-batch → loss and per-token records [B, R] for the callbacks."""
+        teacher, top_tokens, teacher_top = batch.teacher, batch.top_tokens, batch.teacher_top
+        if batch.reading is not None:
+            teacher, _, teacher_top, top_tokens = self._read(batch.reading)
         student, entropy, student_top, _ = self.policy.logprobs(
-            batch, temperature=self.temperature, entropy=True, top=batch.top_tokens
+            batch, temperature=self.temperature, entropy=True, top=top_tokens
         )
         behaviour = student.detach() if batch.old is None else batch.old
         outputs = self.objective(
@@ -121,13 +144,13 @@ class SDARModule(L.LightningModule):
                 advantages=self._advantages(batch, behaviour),
                 turns=batch.turns,
                 old=batch.old,
-                teacher=batch.teacher,
+                teacher=teacher,
                 reference=batch.reference,
                 entropy=entropy,
                 student_top=student_top,
-                teacher_top=batch.teacher_top,
-                total_tokens=batch.total_tokens,
-                total_rows=batch.total_rows,
+                teacher_top=teacher_top,
+                total_tokens=batch.total_tokens or 1.0,
+                total_rows=batch.total_rows or 1.0,
                 step=self.trainer.current_epoch,
                 episodes=batch.episodes,
                 groups=batch.groups,
@@ -137,7 +160,7 @@ class SDARModule(L.LightningModule):
         micro_batches = self.trainer.accumulate_grad_batches
         for name, value in outputs.terms.items():
             # The terms of a step sum over its micro-batches; a mean over (terms × their number) is the mean over steps.
-            self.means.update(name, value * micro_batches)
+            self.means.update(name, value * micro_batches, float(not self.empty))
         records = {
             "policy/entropy": entropy,
             "policy/clip_fraction": outputs.tokens.get("clipped"),
@@ -149,6 +172,24 @@ class SDARModule(L.LightningModule):
                 self.means.update(name, values, batch.mask)
         # Lightning divides by the number of micro-batches; the objective has counted the whole step's tokens already.
         return {"loss": outputs.loss * micro_batches, "tokens": outputs.tokens}
+
+    def _read(self, reading: Batch) -> LogProbs:
+        """The teacher's log-probs [B, R] under the weights of this step. Comes before the student's forward: what its
+        backward needs must not be swapped in between."""
+        top_k = self.objective.teacher_top_k or None
+        with self.policy.rollout(), self.teacher.view(self.policy):
+            return self.policy.logprobs(reading, temperature=self.temperature, top=top_k)
+
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """An empty step changes nothing: without a gradient, momentum and weight decay would still move the weights."""
+        if self.empty:
+            assert optimizer_closure is not None
+            optimizer_closure()  # all ranks take part in backward, as Lightning expects
+            return
+        super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+        self.teacher.follow(self.policy)
 
     def _advantages(self, batch: Batch, behaviour: Tensor) -> Tensor:
         if self.importance_cap is None:
@@ -170,14 +211,18 @@ class SDARModule(L.LightningModule):
         """Log the iteration: token-weighted, over all of its micro-batches and all ranks."""
         iteration = self.data.iteration
         assert iteration is not None
-        for episode in iteration.episodes:
+        for episode in [*iteration.episodes, *iteration.dropped]:
             self.means.update("train/success", float(episode.success))
             self.means.update("train/reward", episode.reward)
             self.means.update("episode/turns", float(len(episode.turns)))
             self.means.update("rollout/overflow", float(episode.overflow))
             for turn in episode.turns:
                 self.means.update("train/valid_action", float(turn.valid))
-        self.means.update("rollout/failed", float(len(iteration.failed)))
+        ranks = self.trainer.world_size  # the mean over ranks, times their number: the sum
+        self.means.update("rollout/failed", float(len(iteration.failed) * ranks))
+        if self.data.max_refills:
+            self.means.update("rollout/dropped_groups", float(iteration.dropped_groups * ranks))
+            self.means.update("rollout/refills", float(iteration.refills * ranks))
         self.write(self.means.compute())
 
     def write(self, values: Mapping[str, float]) -> None:

@@ -115,6 +115,8 @@ def plan(config: Any) -> Plan:
     }
     result.notes["weights"] = policy.quantization or policy.dtype
     result.notes["optimizer"] = config.model.optimizer.class_path
+    if config.model.teacher.class_path.endswith("MovingAverage"):
+        result.fixed["teacher's average"] = 4 * result.trained // shards
 
     window = data.prompter.init_args
     length = window.max_prompt_tokens + data.sampling.max_new_tokens

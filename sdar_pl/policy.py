@@ -1,7 +1,8 @@
 """The policy: one causal language model, LoRA adapters on it, and three views of the same weights.
 
 - *student*: adapters on, with gradient;
-- *teacher*: adapters on, no gradient, reading privileged context (the rows differ, not the weights);
+- *teacher*: adapters on, no gradient, reading privileged context (the rows differ; the weights, too, if teachers.py
+  says so);
 - *reference*: adapters off.
 
 Log-probs are taken at response positions only, in chunks (logprobs.py): neither the prompt's logits nor a whole batch
@@ -194,6 +195,10 @@ class Policy(nn.Module):
     def device(self) -> torch.device:
         device: torch.device = next(self.net.parameters()).device
         return device
+
+    def trained(self) -> list[tuple[str, nn.Parameter]]:
+        """Names and parameters of what is trained: with LoRA, the adapters."""
+        return [(name, parameter) for name, parameter in self.named_parameters() if parameter.requires_grad]
 
     @property
     def end_tokens(self) -> frozenset[int]:

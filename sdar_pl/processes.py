@@ -172,17 +172,5 @@ def leave(status: int) -> None:
     os._exit(status)
 
 
-def gather(value: Any) -> list[Any]:
-    """The ``value`` of every rank, in order, on rank 0 (elsewhere: only the rank's own). Collective."""
-    import torch
-
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    everyone: list[Any] = [None] * torch.distributed.get_world_size()
-    first = torch.distributed.get_rank() == 0
-    torch.distributed.gather_object(value, everyone if first else None)
-    return everyone if first else [value]
-
-
 #: the guard of this process
 GUARD = Guard()

@@ -11,7 +11,7 @@ import contextlib
 from collections.abc import Iterator
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 
 def shard(model: Any, mesh: Any) -> None:
@@ -39,3 +39,26 @@ def gathered(model: nn.Module) -> Iterator[None]:
             # The root stays whole after forward: backward begins with its parameters.
             part.set_reshard_after_forward(part is not model, recurse=False)
             part.reshard()
+
+
+def local(tensor: Tensor) -> Tensor:
+    """This rank's shard of a distributed tensor, sharing its memory; a plain tensor as it is."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+
+
+def whole(tensor: Tensor) -> Tensor:
+    """All of a distributed tensor on every rank (collective); a plain tensor as it is."""
+    from torch.distributed.tensor import DTensor
+
+    return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+
+
+def sharded_as(tensor: Tensor, like: Tensor) -> Tensor:
+    """A whole tensor, the same on every rank, distributed as ``like`` is."""
+    from torch.distributed.tensor import DTensor, distribute_tensor
+
+    if not isinstance(like, DTensor):
+        return tensor
+    return distribute_tensor(tensor.to(like.device), like.device_mesh, like.placements, src_data_rank=None)

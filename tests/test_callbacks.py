@@ -186,7 +186,7 @@ def test_every_turn_falls_into_one_bucket() -> None:
 
 def test_tensorboard_gets_histograms_and_text(tmp_path: Path) -> None:
     logger = TensorBoardLogger(tmp_path, name="", version="")
-    played = SimpleNamespace(episodes=[episode("a", True), episode("b", False)], failed=[])
+    played = SimpleNamespace(episodes=[episode("a", True), episode("b", False)], failed=[], dropped=[])
     tokenizer = SimpleNamespace(decode=lambda tokens: f"t{tokens[0]} ")
     data = SimpleNamespace(iteration=played, prompter=SimpleNamespace(tokenizer=tokenizer))
     trainer = fake(tmp_path, loggers=[logger], datamodule=data)
@@ -283,7 +283,7 @@ def test_ranks_and_evaluations_have_their_own_files(tmp_path: Path) -> None:
 def test_train_every_thins_out(tmp_path: Path) -> None:
     log = EpisodeLog(train_every=2, show=0)
     for epoch in range(4):
-        played = SimpleNamespace(episodes=[episode("a", True)], failed=[episode("b", False, turns=1)])
+        played = SimpleNamespace(episodes=[episode("a", True)], failed=[episode("b", False, turns=1)], dropped=[])
         trainer = fake(tmp_path, current_epoch=epoch, datamodule=SimpleNamespace(iteration=played))
         log.setup(trainer, trainer.lightning_module, "fit")
         log.on_train_epoch_end(trainer, trainer.lightning_module)
@@ -318,7 +318,7 @@ def progress(terminal: bool) -> tuple[Progress, io.StringIO, Any]:
     bar._console = Console(file=out, force_terminal=terminal, width=100, highlight=False, soft_wrap=True)
     episodes = [episode("a", True), episode("b", False), episode("c", False), episode("d", False)]
     data = SimpleNamespace(
-        iteration=SimpleNamespace(episodes=episodes), listeners=[], tasks_per_iteration=2, group_size=2
+        iteration=SimpleNamespace(episodes=episodes, dropped=[]), listeners=[], tasks_per_iteration=2, group_size=2
     )
     trainer = fake(datamodule=data)
     bar.setup(trainer, trainer.lightning_module, "fit")
@@ -428,7 +428,7 @@ class Data(L.LightningDataModule):
             for listener in self.listeners:
                 listener(played)
         self.iteration = SimpleNamespace(
-            episodes=episodes, failed=[], rollout_s=1.0, score_s=0.1, generated=5, prefilled=9
+            episodes=episodes, failed=[], dropped=[], rollout_s=1.0, score_s=0.1, generated=5, prefilled=9
         )
         batches = [collate([row(0, [0], 1.0)]), collate([row(1, [0, 0, 1], -1.0)])]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import torch
-from runs import metrics, weights
+from launches import metrics, weights
 from test_batch import an_episode
 from test_fit import fit
 
@@ -127,10 +127,18 @@ def key(row: Row) -> tuple[Any, ...]:
     return (row.group, row.tokens, row.positions, row.turns, row.engine, shaped, row.old, row.teacher, row.reference)
 
 
+def reading(row: Row) -> tuple[list[int], list[int]]:
+    """As the teacher reads it."""
+    return row.as_teacher().tokens, row.as_teacher().positions
+
+
+@pytest.mark.parametrize("later", [False, True])
 @pytest.mark.parametrize("history", ["conversation", "windowed"])
 @pytest.mark.parametrize("world", [1, 2, 3])
-def test_rollouts_are_dealt_to_any_number_of_ranks(history: str, world: int, tmp_path: Path) -> None:
+def test_rollouts_are_dealt_to_any_number_of_ranks(history: str, world: int, later: bool, tmp_path: Path) -> None:
+    """Also where the teacher still has to read them (``later``)."""
     episodes, rows = some_rows(history)
+    assert any(reading(row)[0] != row.tokens for row in rows)
     assert sorted(map(key, uncollate(collate(rows)))) == sorted(map(key, rows))
 
     def share(rank: int, world: int) -> tuple[list[Episode], list[Row]]:
@@ -143,10 +151,14 @@ def test_rollouts_are_dealt_to_any_number_of_ranks(history: str, world: int, tmp
     for rank in range(2):
         played, made = share(rank, 2)
         batches = [collate(chunk) for chunk in pack(made, 40)]
-        parts.append(Iteration(4, played, batches, 1, generated=10, failed=[replace(played[0], failed="it hung")]))
+        for batch, chunk in zip(batches, pack(made, 40), strict=True):
+            batch.reading = collate([row.as_teacher() for row in chunk]) if later else None
+        part = Iteration(4, played, batches, 1, generated=10, failed=[replace(played[0], failed="it hung")])
+        part.dropped, part.dropped_groups, part.refills = [replace(played[0], index=7)], 2, 1
+        parts.append(part)
     file = saved(tmp_path / "x", {"ranks": [part.plain() for part in parts]})
     plain = torch.load(file, weights_only=True)["ranks"]
-    generated = failed = 0
+    generated = failed = dropped = refills = 0
     for rank in range(world):
         iteration, dealt = taken_up(plain, rank, world)
         played, made = share(rank, world)
@@ -156,8 +168,12 @@ def test_rollouts_are_dealt_to_any_number_of_ranks(history: str, world: int, tmp
             assert not dealt
             dealt = [row for batch in iteration.batches for row in uncollate(batch)]
         assert sorted((row.episode, *key(row)) for row in dealt) == sorted((row.episode, *key(row)) for row in made)
+        if later:
+            assert sorted(map(reading, dealt)) == sorted(map(reading, made))
         generated, failed = generated + iteration.generated, failed + len(iteration.failed)
-    assert (generated, failed) == (20, 2)
+        dropped, refills = dropped + iteration.dropped_groups, refills + iteration.refills
+        assert all(episode.index == 7 and episode.group % world == rank for episode in iteration.dropped)
+    assert (generated, failed, dropped, refills) == (20, 2, 4, 2)
 
 
 # ---------------------------------------------------------------------- runs
@@ -190,6 +206,8 @@ def test_the_last_and_the_best_are_kept(run: Path) -> None:
         (["--model.objective", "sdar_pl.objectives.GRPO"], "another method (objective: SDAR, here GRPO)"),
         (["--model.objective.init_args.coefficient", "0.5"], "objective.distillation.coefficient: 0.01, here 0.5"),
         (["--data.advantage", "sdar_pl.objectives.advantages.BatchAdvantage"], "advantage"),
+        (["--model.teacher", "sdar_pl.teachers.MovingAverage"], "teacher: Current, here MovingAverage"),
+        (["--model.teacher_refresh", "step"], "teacher_refresh: 'iteration', here 'step'"),
     ],
 )
 def test_a_checkpoint_of_something_else_is_refused(

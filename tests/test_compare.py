@@ -16,7 +16,7 @@ import pytest
 
 from sdar_pl import report
 from sdar_pl.cli import main as command_line
-from sdar_pl.compare import main
+from sdar_pl.compare import find, main
 from sdar_pl.errors import UserError
 from sdar_pl.evaluation import Interval, hierarchical_bootstrap
 from sdar_pl.report import Run
@@ -190,6 +190,12 @@ def test_what_a_cell_is_told(house: House, tmp_path: Path) -> None:
     assert (house.out / "sdar+random_skills" / "seed-3" / "cell.json").exists()
     assert house.run("--seed_everything", "11", objectives="grpo", seeds=1) == 0
     assert house.calls() == ["grpo 11"]
+
+
+@pytest.mark.parametrize("name", ["sdar", "ucb_skills", "ema"])
+def test_parts_of_every_kind_are_found(name: str) -> None:
+    for recipe in ("quickstart.yaml", "alfworld/sdar.yaml"):
+        assert find(name, ROOT / "configs" / recipe).stem == name
 
 
 @pytest.mark.parametrize(

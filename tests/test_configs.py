@@ -9,13 +9,14 @@ import pytest
 import yaml
 
 from sdar_pl.cli import main
+from sdar_pl.compare import KINDS
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIGS = ROOT / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
 ALFWORLD = CONFIGS / "alfworld" / "sdar.yaml"
 #: parts that change another config; all the others run alone
-PARTS = sorted(file for folder in ("objectives", "contexts") for file in (CONFIGS / folder).glob("*.yaml"))
+PARTS = sorted(file for folder in KINDS for file in (CONFIGS / folder).glob("*.yaml"))
 RUNNABLE = sorted(set(CONFIGS.rglob("*.yaml")) - set(PARTS))
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args")
 

@@ -606,6 +606,7 @@ def parsed(*paths: Path) -> Any:
     parser.add_argument("--model.objective", type=O.Objective)
     parser.add_argument("--data.advantage", type=O.Advantage)
     parser.add_argument("--data.train_with_context", type=bool, default=False)
+    parser.add_argument("--data.max_refills", type=int, default=0)
     return parser.instantiate(parser.parse_args([f"--config={path}" for path in paths]))
 
 

@@ -27,6 +27,7 @@ from sdar_pl.engines import Request, Sampling, TransformersEngine
 from sdar_pl.memory import optimizer_bytes
 from sdar_pl.plan import layout
 from sdar_pl.policy import LoRA, Policy
+from sdar_pl.teachers import MovingAverage
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 pytestmark = pytest.mark.filterwarnings("ignore:.*gradient_checkpointing.*", "ignore:Paged optimizers")
@@ -149,6 +150,18 @@ def test_optimizer_to_the_byte(small: Path, name: str) -> None:
     optimizer.step()
     values = [value for state in optimizer.state.values() for value in state.values()]
     assert optimizer_bytes(make, trained) == sum(value.nbytes for value in values if isinstance(value, torch.Tensor))
+
+
+def test_a_moving_average_takes_as_much_as_it_averages(
+    planned: Callable[..., dict[str, Any]], models: dict[str, Path]
+) -> None:
+    chosen = options(models["qwen2"])
+    fixed = planned("quickstart.yaml", **chosen, model__teacher="sdar_pl.teachers.MovingAverage")["fixed"]
+    policy, teacher = Policy(str(models["qwen2"]), LoRA()), MovingAverage()
+    policy.build()
+    teacher.begin(policy)
+    assert fixed["teacher's average"] == sum(mean.nbytes for mean in teacher._means.values())
+    assert "teacher's average" not in planned("quickstart.yaml", **chosen)["fixed"]
 
 
 # ---------------------------------------------------------------------- what comes and goes

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from runs import ENVIRONMENT, command, episodes, fit, metrics, same, weights
+from launches import ENVIRONMENT, ROOT, command, episodes, fit, metrics, same, weights
 
 pytestmark = pytest.mark.slow
 DDP = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
@@ -53,6 +53,18 @@ def test_killed_at_any_stage(when: str, alone: Path, tmp_path: Path) -> None:
     # A finished rollout is kept, and what is played again is said.
     assert f"resumed with iteration 2 ({'its rollouts are kept' if finished else 'rolled out'})" in resumed.stdout
     same(tmp_path / "run", alone)
+
+
+def test_killed_with_all_that_is_to_be_remembered(tmp_path: Path) -> None:
+    """A moving average that reads at every step, refilled groups, and a bandit's counts."""
+    more = [
+        *["--config", str(ROOT / "configs" / "teachers" / "ema.yaml"), "--model.teacher_refresh", "step"],
+        *["--config", str(ROOT / "configs" / "contexts" / "ucb_skills.yaml")],
+        *["--data.max_refills", "2", "--data.play.max_turns", "8", "--data.group_size", "4"],
+    ]
+    alone = fit(tmp_path, "alone", *more)
+    assert struck(tmp_path, "update", more=more)[0] == -signal.SIGKILL
+    same(fit(tmp_path, "run", *more, "--ckpt_path", "last"), alone)
 
 
 def test_killed_again_and_again_at_random_moments(alone: Path, tmp_path: Path) -> None:

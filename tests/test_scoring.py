@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,15 +11,18 @@ import torch
 from conftest import shake
 from worlds import Echo
 
+from sdar_pl import scoring
 from sdar_pl.batch import Row, collate, rows_of
 from sdar_pl.engines import Sampling, TransformersEngine
 from sdar_pl.errors import UserError
-from sdar_pl.objectives.advantages import GroupAdvantage
+from sdar_pl.objectives.advantages import BatchAdvantage, GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import Play, Seat, play
-from sdar_pl.scoring import score, set_advantages
-from sdar_pl.types import Episode, Observation, Task
+from sdar_pl.scoring import score, set_advantages, tell_outcomes
+from sdar_pl.skills.providers import NoContext
+from sdar_pl.teachers import Current
+from sdar_pl.types import Episode, Observation, Task, Turn
 
 MakePolicy = Callable[..., Policy]
 
@@ -37,7 +40,7 @@ def played(policy: Policy, history: Any, contexts: tuple[str, ...] = ("a skill",
 
 
 def fill(policy: Policy, rows: list[Row], **options: Any) -> None:
-    chosen = {"budget": 200, "temperature": 1.0, "teacher": False, "old": False, "reference": False, **options}
+    chosen = {"budget": 200, "temperature": 1.0, "teacher": None, "old": False, "reference": False, **options}
     score(policy, rows, **chosen)
 
 
@@ -48,7 +51,7 @@ def test_scores_are_the_views_logprobs(make_policy: MakePolicy, history: Any) ->
     assert any(row.teacher_tokens for row in rows)
     assert not all(row.teacher_tokens for row in rows)
     random.Random(0).shuffle(rows)
-    fill(policy, rows, teacher=True, old=True, reference=True, temperature=0.8)
+    fill(policy, rows, teacher=Current(), old=True, reference=True, temperature=0.8)
     for row in rows:
         one = collate([row])
         with torch.no_grad():
@@ -69,7 +72,7 @@ def test_only_what_is_asked_for(make_policy: MakePolicy) -> None:
     policy = make_policy()
     rows = played(policy, "conversation")
     for name in ("teacher", "old", "reference"):
-        fill(policy, rows, **{name: True})
+        fill(policy, rows, **{name: Current() if name == "teacher" else True})
         names = {n for row in rows for n in ("teacher", "old", "reference") if getattr(row, n) is not None}
         assert names == {name}
         for row in rows:
@@ -80,7 +83,7 @@ def test_a_teacher_without_context_is_the_student(make_policy: MakePolicy) -> No
     """Gap exactly 0: the same batches give the same bits, in eval mode as in training."""
     policy = make_policy()
     rows = played(policy, "conversation", ("", ""))
-    fill(policy, rows, teacher=True, old=True, budget=10_000)
+    fill(policy, rows, teacher=Current(), old=True, budget=10_000)
     assert all(row.teacher == row.old for row in rows)
     policy.train()
     batch = collate(sorted(rows, key=lambda row: -len(row.tokens)))
@@ -93,9 +96,9 @@ def test_a_teacher_without_context_is_the_student(make_policy: MakePolicy) -> No
 def test_the_budget_changes_nothing(make_policy: MakePolicy, budget: int) -> None:
     policy = make_policy()
     rows = played(policy, "conversation")
-    fill(policy, rows, teacher=True)
+    fill(policy, rows, teacher=Current())
     before = [row.teacher for row in rows]
-    fill(policy, rows, teacher=True, budget=budget)
+    fill(policy, rows, teacher=Current(), budget=budget)
     for row, values in zip(rows, before, strict=True):
         torch.testing.assert_close(torch.tensor(row.teacher), torch.tensor(values), atol=2e-5, rtol=0)
 
@@ -103,10 +106,10 @@ def test_the_budget_changes_nothing(make_policy: MakePolicy, budget: int) -> Non
 def test_teacher_scores_belong_to_the_weights_of_their_time(make_policy: MakePolicy) -> None:
     policy = make_policy()
     rows = played(policy, "conversation")
-    fill(policy, rows, teacher=True)
+    fill(policy, rows, teacher=Current())
     before = [row.teacher for row in rows]
     shake(policy, seed=2)
-    fill(policy, rows, teacher=True)
+    fill(policy, rows, teacher=Current())
     assert all(row.teacher != values for row, values in zip(rows, before, strict=True))
 
 
@@ -115,7 +118,7 @@ def test_mode_and_gradient_are_restored(make_policy: MakePolicy, mode: bool) -> 
     policy = make_policy()
     rows = played(policy, "conversation")
     policy.train(mode)
-    fill(policy, rows, teacher=True, reference=True)
+    fill(policy, rows, teacher=Current(), reference=True)
     assert policy.training is policy.causal_lm.training is mode
     assert torch.is_grad_enabled()
     assert any(p.requires_grad for p in policy.parameters())
@@ -130,12 +133,12 @@ def test_the_teachers_likeliest_tokens(make_policy: MakePolicy, history: Any) ->
     """Of the teacher's own reading, whatever the micro-batches; the student then looks at the same tokens."""
     policy = make_policy()
     rows = played(policy, history)
-    fill(policy, rows, teacher=True, old=True, reference=True)
+    fill(policy, rows, teacher=Current(), old=True, reference=True)
     plain = [(row.teacher, row.old, row.reference) for row in rows]
     assert all(row.top_tokens is row.teacher_top is None for row in rows)
-    fill(policy, rows, teacher=True, old=True, reference=True, top_k=5, temperature=0.8)
+    fill(policy, rows, teacher=Current(), old=True, reference=True, top_k=5, temperature=0.8)
     for row in rows:
-        reading = collate([row.as_teacher() if row.teacher_tokens else row])
+        reading = collate([row.as_teacher()])
         logits = policy.causal_lm(reading.tokens).logits[0].detach() / 0.8
         wanted = logits[reading.positions[0] - 1].log_softmax(-1).topk(5)
         assert row.top_tokens is not None
@@ -148,7 +151,7 @@ def test_the_teachers_likeliest_tokens(make_policy: MakePolicy, history: Any) ->
         assert student.top.requires_grad
         apart = (student.top[0].detach() - row.teacher_top).abs().max()
         assert apart > 1e-3 if row.teacher_tokens else apart < 2e-5
-    fill(policy, rows, teacher=True, old=True, reference=True, top_k=5)
+    fill(policy, rows, teacher=Current(), old=True, reference=True, top_k=5)
     assert [(row.teacher, row.old, row.reference) for row in rows] == plain, "they change nothing else"
 
 
@@ -180,3 +183,71 @@ def test_advantages_are_the_groups(make_policy: MakePolicy) -> None:
     set_advantages(rows, episodes, GroupAdvantage())
     deviation = (1 / 3) ** 0.5  # of 1, 0, 0, with n − 1
     assert {row.episode: row.advantage for row in rows}[0] == pytest.approx(2 / 3 / deviation, rel=1e-4)
+
+
+# ---------------------------------------------------------------------- several ranks
+
+
+def on_ranks(monkeypatch: pytest.MonkeyPatch, works: list[Callable[[], Any]]) -> list[Any]:
+    """What each rank's work comes to when it hears what all of them said."""
+    said: list[Any] = []
+    monkeypatch.setattr(scoring, "rank", lambda: 0)
+    monkeypatch.setattr(scoring, "everyones", lambda value: said.append(value) or [value])
+    for work in works:
+        work()
+    results = []
+    for number, work in enumerate(works):
+        monkeypatch.setattr(scoring, "rank", lambda number=number: number)
+        monkeypatch.setattr(scoring, "everyones", lambda value: said)
+        results.append(work())
+    return results
+
+
+def an_episode(group: int, index: int, reward: float) -> Episode:
+    played = Episode(Task(f"{group}", "k", "", data=object()), group, index, Observation(""))
+    seen = Observation("", reward=reward, done=True, success=reward > 0)
+    played.turns = [Turn([1], [2], [0.0], "", "", True, seen) for _ in range(1 + (group + index) % 2)]
+    return played
+
+
+REWARDS = [[9.0, 0.0, 0.0], [1.0, 1.0, 4.0], [0.0, 0.0, 0.0]]
+EPISODES = [an_episode(group, i, reward) for group, part in enumerate(REWARDS) for i, reward in enumerate(part)]
+
+
+@pytest.mark.parametrize("advantage", [BatchAdvantage(), BatchAdvantage("none"), BatchAdvantage(unit="row")])
+def test_a_whole_batch_is_that_of_all_ranks(advantage: BatchAdvantage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def advantages(groups: tuple[int, ...]) -> dict[tuple[int, int], float]:
+        episodes = [episode for episode in EPISODES if episode.group in groups]
+        rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, "windowed")]
+        set_advantages(rows, episodes, advantage)
+        return {(row.group, episodes[row.episode].index): row.advantage for row in rows}
+
+    alone = advantages((0, 1, 2))
+    assert sum(alone.values()) != 0
+    ranks = on_ranks(monkeypatch, [lambda: advantages((1,)), lambda: advantages(()), lambda: advantages((0, 2))])
+    assert ranks[0].keys() == {(1, 0), (1, 1), (1, 2)}
+    assert ranks[1] == {}
+    assert {**ranks[0], **ranks[2]} == pytest.approx(alone, rel=1e-12)
+
+
+def test_every_rank_hears_of_all_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Note(NoContext):
+        def __init__(self, group: int) -> None:
+            self.group, self.heard = group, list[Any]()
+
+        def given(self, task: Task) -> tuple[str, ...]:
+            return (f"skill of rank {self.group % 2}",)
+
+        def update(self, task: Task, given: Sequence[str], success: bool) -> None:
+            assert task.data is None
+            self.heard.append((task.id, given, success))
+
+    def heard(first: int) -> list[Any]:
+        context = Note(first)
+        tell_outcomes(context, [episode for episode in EPISODES if episode.group % 2 == first])
+        return context.heard
+
+    even, odd = on_ranks(monkeypatch, [lambda: heard(0), lambda: heard(1)])
+    assert even == odd
+    wanted = [(e.task.id, (f"skill of rank {e.group % 2}",), e.success) for e in EPISODES]
+    assert even == wanted, "in the order in which one process would play them"

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from sdar_pl.environments.game import KINDS
 from sdar_pl.environments.household import Household
 from sdar_pl.errors import UserError
+from sdar_pl.skills.hindsight import Hindsight, ReferenceSolution, SiblingEpisode
 from sdar_pl.skills.library import SkillLibrary
-from sdar_pl.skills.providers import NoContext, SkillContext
+from sdar_pl.skills.providers import ContextProvider, NoContext, SkillContext
 from sdar_pl.skills.retrievers import BM25, UCB, All, ByKind, Keyword, Random, Retriever
 from sdar_pl.types import Task
 
@@ -157,12 +160,16 @@ def test_skill_context(tmp_path: Path) -> None:
 
 def test_skill_context_tells_its_retriever_how_it_went() -> None:
     context = SkillContext(library="alfworld", retriever=UCB())
-    context.update(task(), True)  # nothing was given: nothing to learn
+    assert context.given(task()) == ()
+    context.update(task(), (), True)  # nothing was given: nothing to learn
     assert sum(map(len, context.state_dict().values())) == 0
     context.provide(task())
-    context.update(task(), True)
-    ((_, counts),) = context.state_dict()[KINDS[0]].items()
-    assert counts == [1, 1]
+    general, chosen = context.given(task())
+    context.update(task(), (general, chosen), True)
+    assert context.state_dict()[KINDS[0]] == {chosen: [1, 1]}, "general skills are always given"
+    elsewhere = SkillContext(library="alfworld", retriever=UCB())  # another rank, which did not play the task
+    elsewhere.update(task(), (general, chosen), True)
+    assert elsewhere.state_dict() == context.state_dict()
     fresh = SkillContext(library="alfworld", retriever=UCB())
     fresh.load_state_dict(context.state_dict())
     assert fresh.state_dict() == context.state_dict()
@@ -173,3 +180,27 @@ def test_a_retriever_without_state() -> None:
     chooser.update(task(), [], True)
     chooser.load_state_dict(chooser.state_dict())
     assert chooser.state_dict() == {}
+
+
+@pytest.mark.parametrize("provider", [NoContext, SiblingEpisode, Hindsight, ReferenceSolution, SkillContext])
+@pytest.mark.parametrize("retriever", [ByKind, All, Random, Keyword, BM25, UCB])
+def test_what_is_learnt_is_plain_data(provider: type[ContextProvider], retriever: type[Retriever]) -> None:
+    """A checkpoint can be read with ``weights_only=True``: nothing in it but numbers, texts, lists and dictionaries."""
+    if retriever is BM25:
+        pytest.importorskip("bm25s")
+
+    def make() -> ContextProvider:
+        return SkillContext(retriever=retriever()) if provider is SkillContext else provider()
+
+    context = make()
+    context.bind(Household(size="tiny"), 2)
+    for goal in Household(size="tiny").tasks("train")[:3]:
+        context.provide(goal)
+        context.update(goal, context.given(goal), True)
+    file = io.BytesIO()
+    torch.save(context.state_dict(), file)
+    state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    assert state == context.state_dict() == json.loads(json.dumps(state))
+    again = make()
+    again.load_state_dict(state)
+    assert again.state_dict() == state

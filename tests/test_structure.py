@@ -15,7 +15,7 @@ STOREYS = (
     {"types", "errors"},
     {"batch"},
     {"policy"},
-    {"engines", "environments", "skills", "prompts"},
+    {"engines", "environments", "skills", "prompts", "teachers"},
     {"rollout", "scoring", "objectives"},
     {"datamodule"},
     {"module"},
@@ -90,5 +90,5 @@ def test_nothing_imports_callbacks() -> None:
 
 
 def test_files_are_short() -> None:
-    long = {path.name: count for path in FILES if (count := len(path.read_text(encoding="utf-8").splitlines())) > 360}
+    long = {path.name: count for path in FILES if (count := len(path.read_text(encoding="utf-8").splitlines())) > 340}
     assert not long, "one concept a file"

@@ -14,10 +14,12 @@ from sdar_pl.objectives.functional import STD_EPSILON, Scale, Unit, group_advant
 class Advantage:
     """Base: ``advantage(rewards, groups, episodes)``, all [N], gives the rows' advantages [N].
 
+    The rows are those of this rank, which has whole groups; with ``whole_batch`` those of all ranks.
     ``needs_anchors``: it also wants ``anchors`` and ``step_rewards`` [N] by name (gigpo.py), from windowed history.
     """
 
     needs_anchors: bool = False
+    whole_batch: bool = False
 
     def __call__(self, rewards: Tensor, groups: Tensor, episodes: Tensor) -> Tensor:
         raise NotImplementedError
@@ -49,8 +51,10 @@ class BatchAdvantage(Advantage):
 
     ``baseline`` group first takes off the group's mean ("REINFORCE++ with baseline", for groups of several episodes);
     none is the original for one episode a task. Each episode counts once (``unit`` episode) or each row. The batch is
-    what one rank rolled out.
+    what all ranks rolled out.
     """
+
+    whole_batch = True
 
     def __init__(self, baseline: Literal["group", "none"] = "group", unit: Unit = "episode") -> None:
         if baseline not in ("group", "none"):

@@ -37,8 +37,12 @@ class ContextProvider(ABC):
         who scores a finished episode, can read it. By default what was provided before."""
         return episode.context
 
-    def update(self, task: Task, success: bool) -> None:  # noqa: B027 - most do not learn
-        """Hear how one episode of a task ended whose context was provided last."""
+    def given(self, task: Task) -> tuple[str, ...]:
+        """Names of what the task was given last: what ``update`` must know on ranks that did not play the task."""
+        return ()
+
+    def update(self, task: Task, given: Sequence[str], success: bool) -> None:  # noqa: B027 - most do not learn
+        """Hear how one episode ended whose task was ``given`` these. Every rank hears of all, in the same order."""
 
     def state_dict(self) -> dict[str, Any]:
         """What has been learnt, as plain data for a checkpoint."""
@@ -68,14 +72,19 @@ class SkillContext(ContextProvider):
     ) -> None:
         self.library = SkillLibrary.load(folder) if folder else SkillLibrary.builtin(library)
         self.retriever = retriever or ByKind()
-        self._given: dict[str, list[Skill]] = {}  # task id → what it was given last
+        self._given: dict[str, tuple[str, ...]] = {}  # task id → names of the skills that it was given last
 
     def provide(self, task: Task) -> str:
-        self._given[task.id] = self.retriever.retrieve(task, self.library)
-        return render(self._given[task.id])
+        skills = self.retriever.retrieve(task, self.library)
+        self._given[task.id] = tuple(skill.name for skill in skills)
+        return render(skills)
 
-    def update(self, task: Task, success: bool) -> None:
-        self.retriever.update(task, self._given.get(task.id, ()), success)
+    def given(self, task: Task) -> tuple[str, ...]:
+        return self._given.get(task.id, ())
+
+    def update(self, task: Task, given: Sequence[str], success: bool) -> None:
+        known = {skill.name: skill for skill in self.library}
+        self.retriever.update(task, [known[name] for name in given], success)
 
     def state_dict(self) -> dict[str, Any]:
         return self.retriever.state_dict()
