@@ -16,6 +16,7 @@ from sdar_pl.environments.household import Household
 from sdar_pl.errors import UserError
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import Play, Seat, play
+from sdar_pl.scoring import look_back
 from sdar_pl.skills.hindsight import Hindsight, ReferenceSolution, SiblingEpisode
 from sdar_pl.skills.providers import ContextProvider, NoContext, SkillContext
 from sdar_pl.types import Episode
@@ -74,7 +75,7 @@ def played(context: ContextProvider, succeed: Sequence[bool]) -> list[Episode]:
     seats = [Seat(TASK, 0, i, 2 * i + (not yes), (i,), context.provide(TASK)) for i, yes in enumerate(succeed)]
     episodes = play(HOUSE, seats, module.engine, module.prompter, Sampling(), Play(max_turns=len(PLAN)))
     assert [episode.success for episode in episodes] == list(succeed)
-    module._look_back(episodes)
+    look_back(module.context, module.prompter, module.environment, episodes)
     return episodes
 
 
@@ -121,7 +122,7 @@ def test_a_sibling_of_another_group_is_a_stranger() -> None:
     module = data(SiblingEpisode())
     good, bad = played(NoContext(), [True, False])
     bad.group = 1
-    module._look_back([good, bad])
+    look_back(module.context, module.prompter, module.environment, [good, bad])
     assert bad.context == ""
 
 
@@ -221,14 +222,14 @@ def test_a_context_over_the_limit_is_left_out_with_a_word(history: str) -> None:
     enough = whole - len(good.turns[-1].response)
     good.context = ""
     module.prompter.max_teacher_tokens = enough if history == "conversation" else 100_000
-    module._look_back([good])
+    look_back(module.context, module.prompter, module.environment, [good])
     assert good.context
     good.context, module.prompter.max_teacher_tokens = "", len(good.turns[0].prompt) + 10
     with pytest.warns(UserWarning, match="without privileged context.*max_teacher_tokens"):
-        module._look_back([good])
+        look_back(module.context, module.prompter, module.environment, [good])
     assert good.context == ""
     assert not any(turn.teacher_prompt for turn in good.turns)
     if history == "conversation":
         good.context, module.prompter.max_teacher_tokens = "", enough - 1
         with pytest.warns(UserWarning, match="without privileged context"):
-            module._look_back([good])
+            look_back(module.context, module.prompter, module.environment, [good])
