@@ -129,6 +129,11 @@ class RolloutDataModule(L.LightningDataModule):
         if self.advantage.needs_anchors and self.prompter.history != "windowed":
             raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
         self.context.bind(self.environment, self.group_size)
+        if isinstance(self.context, NoContext) and (self.train_with_context or self.evaluate_with_context):
+            raise UserError(
+                "data.train_with_context, data.evaluate_with_context: there is no context to show to the student; set "
+                "data.context, or both to false"
+            )
         if self.context.after_play and (self.train_with_context or self.evaluate_with_context):
             raise UserError(
                 "data.train_with_context, data.evaluate_with_context: this context is made of finished episodes and "

@@ -115,6 +115,18 @@ def test_teacher_without_context(capfd: pytest.CaptureFixture[str], models: dict
     assert "data.context" in said
 
 
+def test_a_student_is_promised_no_context_that_is_not_there(
+    capfd: pytest.CaptureFixture[str], models: dict[str, Path]
+) -> None:
+    said = complain(
+        capfd,
+        *["--config", QUICKSTART, "--model.policy.model", str(models["qwen2"])],
+        *["--model.objective", "sdar_pl.objectives.GRPO", "--data.context", "sdar_pl.skills.providers.NoContext"],
+        *["--data.evaluate_with_context", "true"],
+    )
+    assert "data.evaluate_with_context: there is no context" in said
+
+
 CENTRED = "{class_path: sdar_pl.objectives.CentredGapGate}"
 
 

@@ -16,7 +16,7 @@ CONFIGS = ROOT / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
 ALFWORLD = CONFIGS / "alfworld" / "sdar.yaml"
 #: parts that change another config; all the others run alone
-PARTS = sorted(file for folder in KINDS for file in (CONFIGS / folder).glob("*.yaml"))
+PARTS = sorted(file for folder in (*KINDS, "study") for file in (CONFIGS / folder).glob("*.yaml"))
 RUNNABLE = sorted(set(CONFIGS.rglob("*.yaml")) - set(PARTS))
 pytestmark = pytest.mark.filterwarnings("ignore:LightningCLI.s args")
 
