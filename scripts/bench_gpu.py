@@ -136,7 +136,7 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
         policy,
         budget=args.micro_batch_tokens,
         temperature=1.0,
-        teacher=objective.needs_teacher,
+        teacher=Current() if objective.needs_teacher else None,
         old=False,
         reference=False,
     )

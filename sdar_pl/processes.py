@@ -57,6 +57,7 @@ class Guard:
             self._follow()
             yield
             return
+        self.told = self.stopping = 0
         os.environ[LEADER] = str(os.getpid())
         ear, mouth = os.pipe()
         os.set_blocking(mouth, False)
