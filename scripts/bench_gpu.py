@@ -60,6 +60,7 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
     from sdar_pl.objectives import GRPO, SDAR, LossInputs
     from sdar_pl.policy import LoRA, Policy
     from sdar_pl.scoring import score
+    from sdar_pl.teachers import Current
 
     torch.set_float32_matmul_precision("high")
     torch.manual_seed(0)
