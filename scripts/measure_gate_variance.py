@@ -84,6 +84,7 @@ def main() -> None:
     parser.add_argument("--beta", type=float, default=5.0)
     parser.add_argument("--ckpt_path", help="of the quickstart; without it the untrained policy")
     args = parser.parse_args()
+    torch.manual_seed(0)  # adapters begin at random
     policy = Policy("tiny-household", lora=LoRA())
     policy.build()
     if args.ckpt_path:
