@@ -43,7 +43,7 @@ class EvaluationTable(L.Callback):
         if trainer.state.fn not in ("validate", "test"):
             return
         stage = str(trainer.state.fn.value)
-        played = {name: gathered(trainer, results) for name, results in self.played.items()}
+        played = {name: gathered(results) for name, results in self.played.items()}
         number = len(played["success"])
         if not trainer.is_global_zero or not number:
             return

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
-import torch
 from rich.console import Console
 from rich.table import Table
 
 from sdar_pl.callbacks.access import number_of
 from sdar_pl.evaluation import Interval, paired_difference
+from sdar_pl.ranks import everyones
 
 #: task id → (kind, success) of one play of the whole panel
 Results = dict[str, tuple[str, float]]
@@ -58,7 +58,7 @@ class Summary(L.Callback):
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":
             return
-        panel = number_of(trainer), gathered(trainer, self.played)
+        panel = number_of(trainer), gathered(self.played)
         self.first, self.last = self.first or panel, panel
 
     # ------------------------------------------------------------------ the end
@@ -77,13 +77,9 @@ class Summary(L.Callback):
             console.print(line, markup=False)
 
 
-def gathered(trainer: L.Trainer, results: Results) -> Results:
+def gathered(results: Results) -> Results:
     """The results of all ranks."""
-    if trainer.world_size == 1:
-        return dict(results)
-    everyone: list[Any] = [None] * trainer.world_size
-    torch.distributed.all_gather_object(everyone, results)
-    return {task: result for part in everyone for task, result in part.items()}
+    return {task: result for part in everyones(results) for task, result in part.items()}
 
 
 def compare(before: Results, after: Results) -> dict[str, Any] | None:

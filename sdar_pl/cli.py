@@ -12,18 +12,13 @@ import importlib
 import logging
 import os
 import sys
-import tempfile
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-#: read by the ranks that Lightning starts, so that they write where the first one does
-RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
 #: used in addition to those that the configuration names; by name, for nothing here imports callbacks
 CALLBACKS = ("GateStats", "EpisodeLog", "Throughput", "Progress", "Summary", "EvaluationTable", "Checkpoints")
-#: the checkpoint that rank 0 has found good, for the ranks that it starts
-CHECKPOINT = "SDAR_PL_CHECKPOINT"
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 150,
@@ -157,6 +152,7 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
     from sdar_pl.logs import MetricsCSV
     from sdar_pl.module import SDARModule
     from sdar_pl.processes import GUARD
+    from sdar_pl.run_folder import advice, checkpoint, run_folder
     from sdar_pl.strategy import FSDP2Strategy
 
     StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: sharded over all ranks", override=True)
@@ -268,61 +264,3 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
         )
     except ArgumentError as error:
         raise UserError(plain_message(str(error))) from error
-
-
-# ---------------------------------------------------------------------- the run folder
-
-
-def run_folder(config: Any, resumed: str | None) -> Path:
-    """Where this run writes; a new one gets a name that is free. Raises ``UserError`` if it cannot be written."""
-    from sdar_pl.errors import UserError
-
-    if os.environ.get(RUN_FOLDER):
-        return Path(os.environ[RUN_FOLDER])
-    root = Path(config.trainer.default_root_dir)
-    files = config.get("config") or []
-    name = config.get("run") or (Path(str(files[0])).stem if files else "run")
-    if resumed in ("last", "best"):
-        saved = sorted(root.glob(f"{name}*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
-        if not saved:
-            raise UserError(f"ckpt_path: no earlier run {name!r} with a checkpoint below {root}; start without it")
-        folder = saved[-1].parent.parent
-    elif resumed and Path(resumed).parent.name == "checkpoints":
-        folder = Path(resumed).parent.parent
-    else:
-        folder = next(path for path in _names(root / name) if not path.exists() or not any(path.iterdir()))
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryFile(dir=folder):
-            pass
-    except OSError as error:
-        raise UserError(
-            f"trainer.default_root_dir: cannot write to {folder} ({error.strerror}); give a folder that can be written"
-        ) from error
-    os.environ[RUN_FOLDER] = str(folder)
-    return folder
-
-
-def checkpoint(folder: Path, wanted: str) -> str:
-    """The file that ``--ckpt_path`` means: "last" and "best" are of the run. Raises ``UserError`` if it is no good."""
-    from sdar_pl.checkpoints import usable
-    from sdar_pl.processes import GUARD
-
-    if not GUARD.follows:
-        named = folder / "checkpoints" / f"{wanted}.ckpt" if wanted in ("last", "best") else Path(wanted)
-        os.environ[CHECKPOINT] = str(usable(named))
-    return os.environ[CHECKPOINT]
-
-
-def advice(folder: Path) -> str:
-    """How to go on with a run that has ended early."""
-    config, last = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
-    return f"Go on with: python -m sdar_pl fit --config {config} --ckpt_path {last}"
-
-
-def _names(path: Path) -> Any:
-    yield path
-    number = 2
-    while True:
-        yield path.with_name(f"{path.name}-{number}")
-        number += 1

@@ -29,18 +29,19 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import yaml
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from sdar_pl import __version__, report
+from sdar_pl.complaints import PlainParser
 from sdar_pl.errors import UserError
 from sdar_pl.report import Run
 
 FIT = (sys.executable, "-m", "sdar_pl", "fit")
-#: cli.py's, which must not reach the cells from a run around this one
+#: run_folder.py's, which must not reach the cells from a run around this one
 RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
 #: folders of configs that change a recipe
 KINDS = ("objectives", "contexts", "teachers")
@@ -75,14 +76,9 @@ class Cell:
 # ---------------------------------------------------------------------- the command line
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"compare: {message}")
-
-
 def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
     """Arguments → the options of compare, and what is left for ``fit``. Raises ``UserError``."""
-    parser = Parser(
+    parser = PlainParser(
         prog="python -m sdar_pl compare",
         description="Compare objectives on the same panel with paired seeds. Other options go to every fit.",
         allow_abbrev=False,

@@ -2,14 +2,22 @@
 
 from __future__ import annotations
 
+import argparse
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from sdar_pl.errors import UserError
+
+
+class PlainParser(argparse.ArgumentParser):
+    """Raises ``UserError`` with the name of the subcommand, instead of printing usage."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(f"{self.prog.split()[-1]}: {message}")
 
 
 def read_configs(arguments: Sequence[str]) -> dict[str, Any]:

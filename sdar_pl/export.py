@@ -9,32 +9,27 @@ with its tokenizer, for vLLM, llama.cpp and the like.
 
 from __future__ import annotations
 
-import argparse
 import os
 import re
 import shutil
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
 import torch
 
 from sdar_pl.checkpoints import FACTS, flaw
+from sdar_pl.complaints import PlainParser
 from sdar_pl.errors import UserError
 
 #: what precedes peft's own names in a checkpoint
 PREFIX = "policy.net."
 
 
-class Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise UserError(f"export: {message}")
-
-
 def main(arguments: Sequence[str]) -> int:
     """The subcommand → exit status. Raises ``UserError``."""
-    parser = Parser(prog="python -m sdar_pl export", description="A checkpoint as files that other tools load.")
+    parser = PlainParser(prog="python -m sdar_pl export", description="A checkpoint as files that other tools load.")
     parser.add_argument("--ckpt_path", required=True, type=Path, help="the checkpoint")
     parser.add_argument("--out", required=True, type=Path, help="the folder to write; it must not exist or be empty")
     parser.add_argument("--merge", action="store_true", help="a whole model with the adapters merged in")

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdar_pl.ranks import everyones, world
+
 
 class Means:
     """Sums of weight × value and of weights. A name may be unknown to some ranks; one that has no weight on any rank
@@ -30,16 +32,11 @@ class Means:
 
     def compute(self) -> dict[str, float]:
         """The means over all updates and ranks; then start afresh."""
-        spread = torch.distributed.is_available() and torch.distributed.is_initialized()
-        known = [set(self.sums)]
-        if spread:
-            known *= torch.distributed.get_world_size()
-            torch.distributed.all_gather_object(known, set(self.sums))
-        names = sorted(set().union(*known))
+        names = sorted(set().union(*everyones(set(self.sums))))
         if not names:
             return {}
         table = torch.stack([self.sums.get(name, self._new()).cpu() for name in names])
-        if spread:
+        if world() > 1:
             nccl = torch.distributed.get_backend() == "nccl"  # which knows no tensors on the CPU
             table = table.to("cuda" if nccl else "cpu")
             torch.distributed.all_reduce(table)

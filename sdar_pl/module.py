@@ -85,7 +85,7 @@ class SDARModule(L.LightningModule):
                 self.policy.shard(self.device_mesh["data_parallel"])
 
     def configure_optimizers(self) -> Any:
-        optimizer = self.make_optimizer([p for p in self.parameters() if p.requires_grad])
+        optimizer = self.make_optimizer([parameter for _, parameter in self.policy.trained()])
         if self.make_scheduler is None:
             return optimizer
         schedule = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
@@ -97,7 +97,7 @@ class SDARModule(L.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Keep what is trained (with LoRA, the adapters) and what the teacher remembers."""
-        trained = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        trained = {f"policy.{name}" for name, _ in self.policy.trained()}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["teacher"] = self.teacher.state_dict()
         checkpoint[FACTS] = self._facts()

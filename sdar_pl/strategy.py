@@ -16,6 +16,8 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from sdar_pl.sharding import sharded_as, whole
+
 
 class FSDP2Strategy(ModelParallelStrategy):
     """``trainer.strategy: fsdp2``: ModelParallelStrategy without tensor parallelism; one-file checkpoints that hold
@@ -61,8 +63,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     def optimizer_state(self, optimizer: Any) -> dict[str, Any]:
         """Whole tensors on the CPU, on every rank. Collective."""
         state = (optimizer._optimizer if isinstance(optimizer, LightningOptimizer) else optimizer).state_dict()
-        whole: dict[str, Any] = tree_map(_whole, state)
-        return whole
+        gathered: dict[str, Any] = tree_map(_on_cpu, state)
+        return gathered
 
     def load_optimizer_state_dict(self, checkpoint: Mapping[str, Any]) -> None:
         for optimizer, saved in zip(self.optimizers, checkpoint["optimizer_states"], strict=True):
@@ -74,17 +76,10 @@ class FSDP2Strategy(ModelParallelStrategy):
             optimizer.load_state_dict({**saved, "state": parts})
 
 
-def _whole(value: Any) -> Any:
-    from torch.distributed.tensor import DTensor
-
-    whole = value.full_tensor() if isinstance(value, DTensor) else value
-    return whole.cpu() if isinstance(whole, Tensor) else whole
+def _on_cpu(value: Any) -> Any:
+    return whole(value).cpu() if isinstance(value, Tensor) else value
 
 
 def _part(value: Any, like: Tensor) -> Any:
     """This rank's part of what belongs to a parameter (a step count belongs to all of it)."""
-    from torch.distributed.tensor import DTensor, distribute_tensor
-
-    if isinstance(value, Tensor) and isinstance(like, DTensor) and value.shape == like.shape:
-        return distribute_tensor(value.to(like.device), like.device_mesh, like.placements)
-    return value
+    return sharded_as(value, like) if isinstance(value, Tensor) and value.shape == like.shape else value

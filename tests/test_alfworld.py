@@ -309,7 +309,8 @@ def test_random_games_side_by_side(root: Path, world: AlfWorld, split: str) -> N
 
 def run(root: Path, folder: Path, monkeypatch: pytest.MonkeyPatch, command: str, *options: str) -> Path:
     """``python -m sdar_pl <command> --config configs/alfworld/tiny.yaml …`` → the run folder."""
-    from sdar_pl.cli import RUN_FOLDER, main
+    from sdar_pl.cli import main
+    from sdar_pl.run_folder import RUN_FOLDER
 
     monkeypatch.delenv(RUN_FOLDER, raising=False)
     monkeypatch.setattr(sys, "argv", ["sdar_pl"])

@@ -14,7 +14,8 @@ import pytest
 import torch
 from launches import metrics, weights
 
-from sdar_pl.cli import RUN_FOLDER, main
+from sdar_pl.cli import main
+from sdar_pl.run_folder import RUN_FOLDER
 
 ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")

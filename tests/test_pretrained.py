@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from sdar_pl.cli import RUN_FOLDER, main
+from sdar_pl.cli import main
+from sdar_pl.run_folder import RUN_FOLDER
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parents[1]

@@ -14,9 +14,10 @@ import pytest
 import torch
 
 from sdar_pl.batch import Row, collate
-from sdar_pl.cli import RUN_FOLDER, main
+from sdar_pl.cli import main
 from sdar_pl.engines import Request, Sampling, TransformersEngine
 from sdar_pl.policy import ASSETS, Policy, packaged_models
+from sdar_pl.run_folder import RUN_FOLDER
 
 REPOSITORY = Path(__file__).parent.parent
 KINDS = [("nf4", "float32"), ("nf4", "bfloat16"), ("int8", "float32")]
