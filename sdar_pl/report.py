@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
+from rich.box import HORIZONTALS
 from rich.table import Table
 
 from sdar_pl.errors import UserError
@@ -151,12 +152,16 @@ def title(found: Sequence[Line]) -> str:
 
 
 def table(found: Sequence[Line]) -> Table:
-    """For the terminal."""
+    """For the terminal: fits 80 columns, where names take what the figures leave."""
     result = Table(title=title(found), caption=METHOD, title_justify="left", caption_justify="left", show_lines=True)
+    result.box, result.collapse_padding, result.pad_edge = HORIZONTALS, True, False
     for number, head in enumerate(heads(found)):
-        result.add_column(head, justify="right" if number else "left", overflow="fold", min_width=min(12, len(head)))
+        short = "difference\nto first" if head.startswith("difference") else head
+        result.add_column(short, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
     for line in found:
-        result.add_row(*(text.replace(" [", "\n[") for text in cells(line)))  # an interval below its mean
+        name, *figures = cells(line)
+        # each part of a name and each interval on a line of its own
+        result.add_row(name.replace("+", "\n+"), *(text.replace(" [", "\n[") for text in figures))
     return result
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from rich.console import Console
 
 from sdar_pl import report
 from sdar_pl.cli import main as command_line
@@ -332,6 +334,19 @@ def test_tables_say_the_same(house: House) -> None:
     assert [float(rows[1][name]) for name in ("before", "after", "difference")] == [0.25, 0.75, 0.5]
     assert float(rows[1]["difference_low"]) < 0.5 < float(rows[1]["difference_high"])
     assert rows[0]["difference_low"] == ""
+
+
+def test_figures_stay_whole_beside_long_names_on_a_small_terminal() -> None:
+    long = "grpo_opsd_official_lambda_1.0+random_skills"
+    some = [Run(run.objective.replace("b", long), *list(vars(run).values())[1:]) for run in runs()]
+    console = Console(width=80, file=io.StringIO(), record=True)
+    found = report.lines(some, ["a", long])
+    console.print(report.table(found))
+    said = console.export_text()
+    assert max(map(len, said.splitlines())) <= 80
+    assert found[1].difference is not None
+    for text in (report.share(found[1].after), report.points(found[1].difference)):
+        assert f"[{text.split('[')[1]}" in said
 
 
 def test_pictures(house: House, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
