@@ -32,7 +32,7 @@ from sdar_pl.ranks import at_first, everyones
 from sdar_pl.rollout import Play, Seat, play
 from sdar_pl.scoring import look_back, score, set_advantages, shape_iteration, tell_outcomes
 from sdar_pl.skills.providers import ContextProvider, NoContext
-from sdar_pl.tasks import EVALUATE, SHUFFLE, draw
+from sdar_pl.tasks import EVALUATE, SHUFFLE, draw, panel
 from sdar_pl.types import Episode, Task
 
 
@@ -307,13 +307,7 @@ class RolloutDataModule(L.LightningDataModule):
 
     def panel(self, stage: str) -> list[Task]:
         """The fixed list of tasks that an evaluation plays."""
-        tasks = self.environment.tasks(self.splits[stage])
-        if self.panel_tasks is None:
-            return list(tasks)
-        if not 1 <= self.panel_tasks <= len(tasks):
-            raise UserError(f"data.panel_tasks: {self.panel_tasks} is not between 1 and the split's {len(tasks)} tasks")
-        chosen = np.random.default_rng([EVALUATE]).choice(len(tasks), self.panel_tasks, replace=False)
-        return [tasks[int(i)] for i in np.sort(chosen)]
+        return panel(self.environment.tasks(self.splits[stage]), self.panel_tasks)
 
     def _panel_loader(self, stage: str) -> DataLoader[list[tuple[int, Task]]]:
         panel = self.panel(stage)

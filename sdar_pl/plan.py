@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdar_pl.adapters import LoRA, adapt
 from sdar_pl.architectures import read_config
 from sdar_pl.engines.kv import STEP
 from sdar_pl.engines.transformers import LEAVE_SHARE
@@ -33,7 +34,7 @@ from sdar_pl.memory import (
     weight_bytes,
 )
 from sdar_pl.objectives import Estimator
-from sdar_pl.policy import DTYPES, LoRA, ModelSource, adapt
+from sdar_pl.policy import DTYPES, ModelSource
 
 #: bytes that drawing a token takes for each row and word of the vocabulary (TransformersEngine._sample: the logits,
 #: their scaled copy and log-probs in float32; probabilities, their sums and a flipped copy in float64; two masks)

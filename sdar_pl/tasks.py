@@ -1,11 +1,16 @@
-"""Which tasks an iteration plays, and the random streams of its episodes: functions of (seed, epoch, round) alone.
+"""Which tasks are played, and the random streams of their episodes: functions of (seed, epoch, round) alone.
 
 So there is no cursor and no random state to save, and neither the number of ranks nor what was played before matters.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
+
+from sdar_pl.errors import UserError
+from sdar_pl.types import Task
 
 #: second word of every random seed, so that training and evaluation never share a stream
 TRAIN, EVALUATE, SHUFFLE, UPDATE, REFILL = 0, 1, 2, 3, 4
@@ -45,3 +50,13 @@ def refill_order(total: int, epoch: int, count: int, seed: int, number: int) -> 
     others = [i for i in order if i not in own] or order
     first = (number - 1) * count
     return [others[place % len(others)] for place in range(first, first + count)]
+
+
+def panel(tasks: Sequence[Task], count: int | None) -> list[Task]:
+    """``count`` tasks of a split (None: all), the same for every seed. Raises ``UserError`` if it has not so many."""
+    if count is None:
+        return list(tasks)
+    if not 1 <= count <= len(tasks):
+        raise UserError(f"data.panel_tasks: {count} is not between 1 and the split's {len(tasks)} tasks")
+    chosen = np.random.default_rng([EVALUATE]).choice(len(tasks), count, replace=False)
+    return [tasks[int(i)] for i in np.sort(chosen)]
