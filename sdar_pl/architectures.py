@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdar_pl.errors import UserError
-from sdar_pl.policy import ModelSource
+from sdar_pl.sources import ModelSource, brief
 
 COLUMNS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
 #: name → (type, vocabulary, tied embeddings, the columns above); Qwen3 heads are 128 wide
@@ -43,13 +43,15 @@ def read_config(source: ModelSource) -> Any:
     path = source.resolve()
     gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
     try:
-        try:
-            return AutoConfig.from_pretrained(path, local_files_only=True, **gguf)
-        except (OSError, ValueError):
-            return known(path) if path in KNOWN else AutoConfig.from_pretrained(path, **gguf)
-    except Exception as error:  # no network, no such model, no access: whatever the hub's client raises
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        return AutoConfig.from_pretrained(path, local_files_only=True, **gguf)
+    except (OSError, ValueError):
+        if path in KNOWN:
+            return known(path)
+    try:
+        return AutoConfig.from_pretrained(source.located(), **gguf)
+    except UserError as error:
+        raise UserError(f"{error}, or one of {', '.join(KNOWN)}") from error
+    except Exception as error:  # whatever the readers of files raise
         raise UserError(
-            f"model.policy.model: cannot read the configuration of {source.name!r} ({reason}); name a model folder or, "
-            f"without a network, one of {', '.join(KNOWN)}"
+            f"model.policy.model: cannot read the configuration of {source.name!r} ({brief(error)})"
         ) from error

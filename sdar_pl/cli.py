@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
             _run(None if args is None else arguments, planning)
     except UserError as error:
         GUARD.failed(error)
-        return _fail(name_file(str(error), files))
+        return _fail(name_file(str(error), files, arguments))
     except (Stopped, KeyboardInterrupt) as error:
         say(f"stopped. {GUARD.resume}")
         return 128 + getattr(error, "signal", 2)

@@ -38,10 +38,14 @@ def read_configs(arguments: Sequence[str]) -> dict[str, Any]:
     return files
 
 
-def name_file(message: str, files: dict[str, Any]) -> str:
-    """Add the file that sets the key which the message quotes."""
-    for key in re.findall(r"[\"'](\w+(?:\.\w+)+)[\"']|^(\w+(?:\.\w+)+)", message):
-        path = (key[0] or key[1]).split(".")
+def name_file(message: str, files: dict[str, Any], arguments: Sequence[str]) -> str:
+    """Add the file that sets the key which the message quotes, unless an option on the command line does."""
+    options = {word.partition("=")[0] for word in arguments}
+    for quoted, first in re.findall(r"[\"'](\w+(?:\.\w+)+)[\"']|^(\w+(?:\.\w+)+)", message):
+        key = quoted or first
+        if f"--{key}" in options:
+            return message
+        path = key.split(".")
         for name, content in reversed(files.items()):
             for part in path:
                 content = content.get(part) if isinstance(content, dict) and part in content else None

@@ -90,7 +90,7 @@ def write_model(checkpoint: Path, folder: Path) -> None:
     if source["random_weights"]:
         raise UserError("--merge: this run's base model has random weights, which are not kept; export the adapters")
     policy = Policy(source["name"], lora=LoRA(**lora) if lora else None, gguf_file=source["gguf_file"])
-    path = policy.source.resolve()
+    path = policy.source.located()
     if policy.source.gguf_file is None and getattr(AutoConfig.from_pretrained(path), "dtype", None) == torch.bfloat16:
         policy.dtype_name = "bfloat16"
     policy.build()

@@ -79,7 +79,7 @@ class Policy(nn.Module):
         self.lora, self.quantization = lora, quantization
         self.dtype_name, self.attention = dtype, attention
         self.gradient_checkpointing, self.logits_chunk = gradient_checkpointing, logits_chunk
-        path = self.source.resolve()
+        path = self.source.located()
         try:
             self.tokenizer: Any = load_tokenizer(path, gguf_file)
         except Exception as error:  # every reader of files has errors of its own
@@ -114,7 +114,7 @@ class Policy(nn.Module):
     def _load(self) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
 
-        path, gguf = self.source.resolve(), gguf_option(self.source.gguf_file)
+        path, gguf = self.source.located(), gguf_option(self.source.gguf_file)
         options: dict[str, Any] = {"dtype": DTYPES[self.dtype_name], "attn_implementation": self.attention}
         if self.quantization:
             options["quantization_config"] = quantization_config(self.quantization, DTYPES[self.dtype_name])

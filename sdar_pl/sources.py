@@ -5,6 +5,7 @@ Left out: downloads (transformers does them for hub names).
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
@@ -45,6 +46,39 @@ class ModelSource:
                 f"the packaged models ({', '.join(packaged_models())})"
             )
         return self.name
+
+    def located(self) -> str:
+        """``resolve``, with a hub name for which the hub cannot be asked made the folder of its cached copy. Raises
+        ``UserError`` where there is none, or the hub knows no such model."""
+        path = self.resolve()
+        return path if Path(path).is_dir() else on_hub(path)
+
+
+@functools.cache
+def on_hub(name: str) -> str:
+    """A model's name if the hub answers, else the folder of the cached copy.
+
+    Asked once: transformers tries again for every file, which without a network is a minute of silence.
+    """
+    from huggingface_hub import HfApi, constants, snapshot_download
+    from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
+
+    try:
+        HfApi().model_info(name, timeout=10)
+        return name
+    except (RepositoryNotFoundError, HFValidationError) as error:
+        raise UserError(
+            f"model.policy.model: the hub has no model {name!r} that you may read; check the name, or log in with "
+            "`hf auth login`"
+        ) from error
+    except Exception as unreachable:  # every layer of the hub's client has errors of its own
+        try:
+            return snapshot_download(name, local_files_only=True)
+        except Exception as error:
+            raise UserError(
+                f"model.policy.model: the hub cannot be reached ({brief(unreachable)}), and {name!r} is not in "
+                f"{constants.HF_HUB_CACHE}; run `hf download {name}` where there is a network, or name a model folder"
+            ) from error
 
 
 def packaged_models() -> list[str]:

@@ -94,6 +94,15 @@ def test_bad_values(
     assert all(word in said for word in words), said
 
 
+def test_the_file_is_named_that_sets_the_key(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    file = tmp_path / "mine.yaml"
+    file.write_text("model: {policy: {model: ./no-model}}\n")
+    assert "mine.yaml" in complain(capfd, "--config", QUICKSTART, "--config", str(file))
+    said = complain(capfd, "--config", QUICKSTART, "--config", str(file), "--model.policy.model", "./no-other")
+    assert "./no-other" in said
+    assert "yaml" not in said
+
+
 def test_skill_without_front_matter(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     (tmp_path / "skills").mkdir()
     (tmp_path / "skills" / "plain.md").write_text("Just do it.\n")

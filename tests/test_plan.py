@@ -354,7 +354,7 @@ def test_the_table_names_all_parts(small: Path, capsys: pytest.CaptureFixture[st
     [
         (
             {"model__policy__model": "nobody/nothing"},
-            "model.policy.model: cannot read the configuration of 'nobody/nothing'",
+            "model.policy.model: the hub cannot be reached",
         ),
         ({"model__policy__model": "./missing"}, "model.policy.model: no folder './missing'"),
         ({"model__policy__lora__target_modules": "[query]"}, "its linear layers are down_proj, gate_proj"),

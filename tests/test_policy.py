@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -327,8 +328,31 @@ def test_missing_folders(name: str) -> None:
 
 
 def test_a_hub_name_without_a_network() -> None:
-    with pytest.raises(UserError, match=r"model\.policy\.model: 'nobody/nothing'"):
+    with pytest.raises(UserError, match=r"the hub cannot be reached .*hf download nobody/nothing"):
         Policy("nobody/nothing")
+
+
+def test_a_cached_model_needs_no_network(
+    models: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = tmp_path / "models--some--body"
+    shutil.copytree(models["qwen2"], cache / "snapshots" / "abc")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    assert ModelSource("some/body").located() == str(cache / "snapshots" / "abc")
+    Policy("some/body").build()
+
+
+def test_a_model_that_the_hub_does_not_know(monkeypatch: pytest.MonkeyPatch) -> None:
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    def unknown(*_: Any, **__: Any) -> None:
+        raise RepositoryNotFoundError("401", response=mock.Mock(headers={}))
+
+    monkeypatch.setattr("huggingface_hub.HfApi.model_info", unknown)
+    with pytest.raises(UserError, match="the hub has no model 'some/where' that you may read"):
+        Policy("some/where")
 
 
 def test_resolving(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
