@@ -42,18 +42,22 @@ def compare_checkpoints(run: Path, alone: Path) -> None:
         assert all(torch.allclose(ours[name], expected[name], atol=1e-5) for name in expected)
 
 
-@pytest.mark.parametrize("base", [[], ["--model.policy.quantization", "nf4"]], ids=["float32", "nf4"])
-def test_a_moving_average_is_sharded_and_saved_whole(base: list[str], tmp_path: Path) -> None:
-    """… and read at every step, where each rank has its shard of the weights alone."""
-    options = ["--config", str(ROOT / "configs" / "teachers" / "ema.yaml"), "--model.teacher_refresh", "step", *base]
-    alone = fit(tmp_path, "alone", *options)
-    sharded = ["--trainer.strategy", "fsdp2", "--trainer.devices", "2"]
-    run = fit(tmp_path, "run", *options, *sharded)
+#: read at every step, where each rank has its shard of the weights alone
+AVERAGE = ["--config", str(ROOT / "configs" / "teachers" / "ema.yaml"), "--model.teacher_refresh", "step"]
+SHARDED = ["--trainer.strategy", "fsdp2", "--trainer.devices", "2"]
+
+
+def test_a_moving_average_is_sharded_and_saved_whole(tmp_path: Path) -> None:
+    alone, run = fit(tmp_path, "alone", *AVERAGE), fit(tmp_path, "run", *AVERAGE, *SHARDED)
     assert saved(run)["teacher"].keys() == {name.removeprefix("policy.") for name in weights(run)}
     compare(run, alone)
-    # Resumed in between, on another number of ranks.
+
+
+def test_a_moving_average_goes_on_with_another_number_of_ranks(tmp_path: Path) -> None:
+    options = [*AVERAGE, "--model.policy.quantization", "nf4"]
+    alone = fit(tmp_path, "alone", *options)
     fit(tmp_path, "parts", *options, "--trainer.max_epochs", "1")
-    compare(fit(tmp_path, "parts", *options, *sharded, "--ckpt_path", "last"), alone)
+    compare(fit(tmp_path, "parts", *options, *SHARDED, "--ckpt_path", "last"), alone)
 
 
 def test_what_is_learnt_from_the_whole_batch(tmp_path: Path) -> None:
