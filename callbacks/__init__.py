@@ -1,6 +1,6 @@
 """What watches a run: checkpoints, gate statistics, the log of episodes, throughput, progress, and tables at the end.
 
-``sdar_pl.cli`` adds one of each by name. Nothing in sdar_pl imports this package.
+``sdar_pl.cli`` adds one of each by name, but for TeacherPanel. Nothing in sdar_pl imports this package.
 """
 
 from __future__ import annotations
@@ -11,6 +11,16 @@ from sdar_pl.callbacks.evaluation_table import EvaluationTable
 from sdar_pl.callbacks.gate_stats import GateStats
 from sdar_pl.callbacks.progress import Progress
 from sdar_pl.callbacks.summary import Summary
+from sdar_pl.callbacks.teacher_panel import TeacherPanel
 from sdar_pl.callbacks.throughput import Throughput
 
-__all__ = ["Checkpoints", "EpisodeLog", "EvaluationTable", "GateStats", "Progress", "Summary", "Throughput"]
+__all__ = [
+    "Checkpoints",
+    "EpisodeLog",
+    "EvaluationTable",
+    "GateStats",
+    "Progress",
+    "Summary",
+    "TeacherPanel",
+    "Throughput",
+]

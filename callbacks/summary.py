@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +15,7 @@ from rich.table import Table
 from sdar_pl.callbacks.access import number_of
 from sdar_pl.evaluation import Interval, paired_difference
 from sdar_pl.ranks import everyones
+from sdar_pl.types import Episode
 
 #: task id → (kind, success) of one play of the whole panel
 Results = dict[str, tuple[str, float]]
@@ -53,7 +54,7 @@ class Summary(L.Callback):
         self.played = {}
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
-        self.played.update({e.task.id: (e.task.kind, float(e.success)) for e in outputs})
+        self.played.update(results_of(outputs))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn != "fit":
@@ -75,6 +76,10 @@ class Summary(L.Callback):
             console.print(table(report))
         for line in next_steps(trainer):
             console.print(line, markup=False)
+
+
+def results_of(episodes: Iterable[Episode]) -> Results:
+    return {episode.task.id: (episode.task.kind, float(episode.success)) for episode in episodes}
 
 
 def gathered(results: Results) -> Results:

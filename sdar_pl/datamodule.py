@@ -10,6 +10,7 @@ from __future__ import annotations
 import time
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any, cast
@@ -313,16 +314,20 @@ class RolloutDataModule(L.LightningDataModule):
         panel = self.panel(stage)
         return _loader([[(i, panel[i]) for i in self._share(len(panel))]])
 
-    def evaluate(self, numbered: Sequence[tuple[int, Task]]) -> list[Episode]:
-        """Play panel tasks once each. The random stream of a task is the same at every evaluation."""
-        self.engine.sync(self._policy)
+    def evaluate(self, numbered: Sequence[tuple[int, Task]], as_teacher: bool = False) -> list[Episode]:
+        """Play panel tasks once each, with the teacher's weights and context if ``as_teacher``. The random stream of a
+        task is the same at every evaluation."""
         seats = []
         for number, task in numbered:
             seats.append(Seat(task, number, 0, number, (self.seed, EVALUATE, number)))
-            if self.evaluate_with_context:
+            if as_teacher or self.evaluate_with_context:
                 seats[-1].student_context = self.context.provide(task)
-        tell = self._tell if self.listeners else None
-        with self._policy.rollout():
+        policy, teacher = self._policy, self.trainer.lightning_module.teacher
+        if as_teacher:
+            teacher.begin(policy)
+        with policy.rollout(), teacher.view(policy) if as_teacher else nullcontext():
+            self.engine.sync(policy)
+            tell = self._tell if self.listeners and not as_teacher else None
             return play(self.environment, seats, self.engine, self.prompter, self.evaluation, self.rules, tell)
 
 

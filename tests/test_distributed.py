@@ -43,7 +43,10 @@ def compare_checkpoints(run: Path, alone: Path) -> None:
 
 
 #: read at every step, where each rank has its shard of the weights alone
-AVERAGE = ["--config", str(ROOT / "configs" / "teachers" / "ema.yaml"), "--model.teacher_refresh", "step"]
+AVERAGE = [
+    *["--config", str(ROOT / "configs" / "teachers" / "ema.yaml"), "--model.teacher_refresh", "step"],
+    "--trainer.callbacks+=sdar_pl.callbacks.TeacherPanel",
+]
 SHARDED = ["--trainer.strategy", "fsdp2", "--trainer.devices", "2"]
 
 
