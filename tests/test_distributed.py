@@ -80,7 +80,8 @@ def test_what_is_learnt_from_the_whole_batch(tmp_path: Path) -> None:
 
 def test_a_divergence_over_the_vocabulary_does_not_care_for_ranks(tmp_path: Path) -> None:
     """Also where a rank has a blank micro-batch."""
-    chosen = ["--config", str(ROOT / "configs" / "objectives" / "sdar_js.yaml"), "--trainer.max_epochs", "1"]
+    files = [f"--config={ROOT / 'configs' / name}.yaml" for name in ("objectives/sdar_js", "teachers/current")]
+    chosen = [*files, "--trainer.max_epochs", "1"]
     one = fit(tmp_path, "one", *chosen)
     two = fit(tmp_path, "two", *chosen, "--trainer.strategy", "fsdp2", "--trainer.devices", "2")
     assert metrics(one)[-1]["loss/distill"] > 0

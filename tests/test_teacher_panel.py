@@ -21,6 +21,7 @@ from sdar_pl.types import Task
 
 PANEL = ["--trainer.callbacks+=sdar_pl.callbacks.TeacherPanel"]
 LONGER = ["--data.play.max_turns", "12", "--data.environment.init_args.validation_tasks", "12"]
+CURRENT = ["--config", str(ROOT / "configs" / "teachers" / "current.yaml")]
 AVERAGE = ["--config", str(ROOT / "configs" / "teachers" / "ema.yaml")]
 
 
@@ -36,7 +37,7 @@ def teacher(run: Path) -> list[float]:
 @pytest.mark.slow
 def test_it_is_what_validate_measures_and_training_is_the_same(tmp_path: Path) -> None:
     options = [*LONGER, "--data.evaluation.max_new_tokens", "24", "--data.sampling.max_new_tokens", "24"]
-    run, plain = fit(tmp_path / "a", *options, *PANEL), fit(tmp_path / "b", *options)
+    run, plain = fit(tmp_path / "a", *options, *CURRENT, *PANEL), fit(tmp_path / "b", *options, *CURRENT)
     found = teacher(run)
     assert len(found) == 3
     assert found[0] > metrics(run)[0]["val/success"], "the packaged policy does better with its skills"
@@ -52,8 +53,8 @@ def test_it_is_what_validate_measures_and_training_is_the_same(tmp_path: Path) -
 @pytest.mark.slow
 def test_it_plays_with_the_teachers_weights(tmp_path: Path) -> None:
     fast = [*LONGER, *PANEL, "--model.optimizer.init_args.lr", "0.03"]  # which no policy survives
-    current = teacher(fit(tmp_path / "current", *fast))
-    initial = teacher(fit(tmp_path / "initial", *fast, "--model.teacher", "sdar_pl.teachers.Initial"))
+    current = teacher(fit(tmp_path / "current", *fast, *CURRENT))
+    initial = teacher(fit(tmp_path / "initial", *fast))  # the quickstart's
     average = teacher(fit(tmp_path / "ema", *fast, *AVERAGE, "--model.teacher.init_args.decay", "0"))
     assert initial == [initial[0]] * 3
     assert current[0] == initial[0]

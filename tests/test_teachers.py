@@ -22,6 +22,7 @@ from sdar_pl.teachers import Current, Initial, MovingAverage, Teacher
 
 MakePolicy = Callable[..., Policy]
 EMA = str(ROOT / "configs" / "teachers" / "ema.yaml")
+CURRENT = ["--config", str(ROOT / "configs" / "teachers" / "current.yaml")]
 
 
 @pytest.fixture(autouse=True)
@@ -203,10 +204,11 @@ TWO_STEPS = ["--data.steps_per_iteration", "2", "--data.micro_batch_tokens", "60
 
 @pytest.mark.slow
 def test_refreshing_within_an_iteration_needs_several_steps(tmp_path: Path) -> None:
-    once = metrics(fit(tmp_path / "a"))
-    assert close(metrics(fit(tmp_path / "b", "--model.teacher_refresh", "step")), once)
+    once = metrics(fit(tmp_path / "a", *CURRENT))
+    assert close(metrics(fit(tmp_path / "b", *CURRENT, "--model.teacher_refresh", "step")), once)
     early, late = (
-        metrics(fit(tmp_path / when, *TWO_STEPS, "--model.teacher_refresh", when)) for when in ("iteration", "step")
+        metrics(fit(tmp_path / when, *CURRENT, *TWO_STEPS, "--model.teacher_refresh", when))
+        for when in ("iteration", "step")
     )
     assert early[1]["gap/mean"] != pytest.approx(late[1]["gap/mean"], abs=1e-6)
     assert early[1]["train/reward"] == late[1]["train/reward"], "the first rollout is the same"
@@ -214,7 +216,7 @@ def test_refreshing_within_an_iteration_needs_several_steps(tmp_path: Path) -> N
 
 @pytest.mark.slow
 def test_a_divergence_is_refreshed_too(tmp_path: Path) -> None:
-    options = ["--config", str(ROOT / "configs" / "objectives" / "sdar_js.yaml")]
+    options = [*CURRENT, "--config", str(ROOT / "configs" / "objectives" / "sdar_js.yaml")]
     once = metrics(fit(tmp_path / "a", *options))
     assert once[-1]["loss/distill"] > 0
     assert close(metrics(fit(tmp_path / "b", *options, "--model.teacher_refresh", "step")), once)
@@ -224,7 +226,7 @@ def test_a_divergence_is_refreshed_too(tmp_path: Path) -> None:
 @pytest.mark.parametrize("when", ["iteration", "step"])
 def test_an_average_without_memory_is_the_paper_s_teacher(when: str, tmp_path: Path) -> None:
     options = [*TWO_STEPS, "--model.teacher_refresh", when]
-    plain = fit(tmp_path / "plain", *options)
+    plain = fit(tmp_path / "plain", *options, *CURRENT)
     ema = fit(tmp_path / "ema", *options, "--config", EMA, "--model.teacher.init_args.decay", "0")
     assert metrics(ema) == metrics(plain)
     assert same(weights(ema), weights(plain))
