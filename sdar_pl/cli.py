@@ -101,7 +101,8 @@ def _fail(message: str) -> int:
 
 
 def _quieten() -> None:
-    """Silence what other libraries say on import or at every start and what no user can act on."""
+    """Silence what other libraries say at every start and what no user can act on; other warnings are one line."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
     # Threads that wait give up their core: beside any other busy process, spinning ones slow a run down several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

@@ -94,6 +94,12 @@ def test_bad_values(
     assert all(word in said for word in words), said
 
 
+def test_warnings_are_one_line() -> None:
+    code = "import warnings; from sdar_pl.cli import _quieten; _quieten(); warnings.warn('mind the gap')"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stderr == "warning: mind the gap\n"
+
+
 def test_the_file_is_named_that_sets_the_key(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
     file.write_text("model: {policy: {model: ./no-model}}\n")
