@@ -206,7 +206,7 @@ def test_the_last_and_the_best_are_kept(run: Path) -> None:
         (["--model.objective", "sdar_pl.objectives.GRPO"], "another method (objective: SDAR, here GRPO)"),
         (["--model.objective.init_args.coefficient", "0.5"], "objective.distillation.coefficient: 1.0, here 0.5"),
         (["--data.advantage", "sdar_pl.objectives.advantages.BatchAdvantage"], "advantage"),
-        (["--model.teacher", "sdar_pl.teachers.MovingAverage"], "teacher: Current, here MovingAverage"),
+        (["--model.teacher", "sdar_pl.teachers.MovingAverage"], "teacher: Initial, here MovingAverage"),
         (["--model.teacher_refresh", "step"], "teacher_refresh: 'iteration', here 'step'"),
     ],
 )

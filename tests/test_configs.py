@@ -46,10 +46,16 @@ def test_a_config_parses(file: Path, capsys: pytest.CaptureFixture[str]) -> None
 @pytest.mark.parametrize("file", PARTS, ids=names(PARTS))
 def test_a_part_parses_on_top_of_another_config(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     config = parsed(capsys, QUICKSTART, file)
-    for place, part in yaml.safe_load(file.read_text(encoding="utf-8")).items():
-        for name, wanted in part.items():
-            if isinstance(wanted, dict):
-                assert config[place][name]["class_path"] == wanted["class_path"]
+    assert_holds(config, yaml.safe_load(file.read_text(encoding="utf-8")))
+
+
+def assert_holds(config: Any, wanted: Any) -> None:
+    """Every key that is wanted is there, with its value."""
+    if isinstance(wanted, dict):
+        for name, value in wanted.items():
+            assert_holds(config[name], value)
+    else:
+        assert config == wanted
 
 
 @pytest.mark.parametrize("file", RUNNABLE, ids=names(RUNNABLE))
