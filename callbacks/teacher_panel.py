@@ -19,7 +19,8 @@ class TeacherPanel(L.Callback):
 
     A teacher is worth following while it does better than its student. One that has the student's weights may decline
     with them, and distillation then pulls both down (docs/results.md); the gap does not show it. Warns where the
-    teacher does worse with 95 % certainty (paired bootstrap over the tasks). A validation takes twice as long.
+    teacher that is followed does worse with 95 % certainty (paired bootstrap over the tasks). A validation takes twice
+    as long.
 
     Raises ``UserError`` without a context that can be shown to one who plays.
     """
@@ -53,7 +54,7 @@ class TeacherPanel(L.Callback):
         lead = paired_difference(*zip(*pairs, strict=True))
         share = sum(success for _, success in pairs) / len(pairs)
         module_of(trainer).write({"val/teacher_success": share})
-        if lead.high < 0 and trainer.is_global_zero:
+        if lead.high < 0 and trainer.is_global_zero and module_of(trainer).objective.needs_teacher:
             warnings.warn(
                 f"the teacher succeeds on {100 * share:.1f} % of the panel, the student on "
                 f"{100 * (share - lead.mean):.1f} %: distillation pulls it down. A lower coefficient may help, a "

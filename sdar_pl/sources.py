@@ -66,17 +66,17 @@ def on_hub(name: str) -> str:
     try:
         HfApi().model_info(name, timeout=10)
         return name
-    except (RepositoryNotFoundError, HFValidationError) as error:
-        raise UserError(
-            f"model.policy.model: the hub has no model {name!r} that you may read; check the name, or log in with "
-            "`hf auth login`"
-        ) from error
-    except Exception as unreachable:  # every layer of the hub's client has errors of its own
+    except Exception as refusal:  # every layer of the hub's client has errors of its own
         try:
             return snapshot_download(name, local_files_only=True)
         except Exception as error:
+            if isinstance(refusal, RepositoryNotFoundError | HFValidationError):
+                raise UserError(
+                    f"model.policy.model: the hub has no model {name!r} that you may read; check the name, or log in "
+                    "with `hf auth login`"
+                ) from error
             raise UserError(
-                f"model.policy.model: the hub cannot be reached ({brief(unreachable)}), and {name!r} is not in "
+                f"model.policy.model: the hub cannot be reached ({brief(refusal)}), and {name!r} is not in "
                 f"{constants.HF_HUB_CACHE}; run `hf download {name}` where there is a network, or name a model folder"
             ) from error
 

@@ -305,6 +305,7 @@ def test_fully_trained_weights_are_exported_whole(tmp_path: Path) -> None:
     from transformers import AutoModelForCausalLM
 
     more = ["--model.policy.lora", "null", "--model.objective.init_args.reference_coefficient", "0"]
+    more += ["--model.teacher", "sdar_pl.teachers.Current"]
     made = fit(tmp_path / "full", *more, "--trainer.max_epochs", "1")
     last = made / "checkpoints" / "last.ckpt"
     assert not (made / "adapter").exists()

@@ -90,7 +90,7 @@ def test_full_fine_tuning_without_adapters(tmp_path: Path) -> None:
     run = fit(
         tmp_path,
         *["--model.policy.lora", "null", "--model.objective.init_args.reference_coefficient", "0"],
-        *["--model.optimizer.init_args.lr", "1e-5"],
+        *["--model.optimizer.init_args.lr", "1e-5", "--model.teacher", "sdar_pl.teachers.Current"],
     )
     assert any("embed_tokens" in name for name in weights(run))
 

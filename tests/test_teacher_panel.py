@@ -65,7 +65,7 @@ def test_it_plays_with_the_teachers_weights(tmp_path: Path) -> None:
 # ---------------------------------------------------------------------- what it says
 
 
-def told(student: list[float], taught: list[float]) -> tuple[dict[str, float], list[str]]:
+def told(student: list[float], taught: list[float], followed: bool = True) -> tuple[dict[str, float], list[str]]:
     """What is logged and warned of for successes on the panel."""
     tasks = [Task(id=str(n), kind="look", text="") for n in range(len(student))]
     played = [
@@ -79,7 +79,7 @@ def told(student: list[float], taught: list[float]) -> tuple[dict[str, float], l
         world_size=1,
         precision_plugin=SimpleNamespace(forward_context=contextlib.nullcontext),
         datamodule=SimpleNamespace(panel=lambda _: tasks, evaluate=lambda numbered, as_teacher: played[1]),
-        lightning_module=SimpleNamespace(write=written.update),
+        lightning_module=SimpleNamespace(write=written.update, objective=SimpleNamespace(needs_teacher=followed)),
     )
     panel, module = TeacherPanel(), trainer.lightning_module
     panel.on_validation_start(trainer, module)
@@ -95,6 +95,7 @@ def test_a_teacher_that_does_worse_is_pointed_at() -> None:
     assert written == {"val/teacher_success": 0.25}
     (warning,) = said
     assert "the teacher succeeds on 25.0 % of the panel, the student on 75.0 %" in warning
+    assert told([1.0] * 15 + [0.0] * 5, [1.0] * 5 + [0.0] * 15, followed=False) == (written, []), "nobody listens to it"
 
 
 @pytest.mark.parametrize("taught", [[1.0] * 20, [1.0] * 14 + [0.0] * 6])
