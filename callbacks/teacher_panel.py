@@ -47,9 +47,9 @@ class TeacherPanel(L.Callback):
         if trainer.state.fn != "fit":
             return
         data = data_of(trainer)
-        mine = list(enumerate(data.panel("validate")))[trainer.global_rank :: trainer.world_size]
         with trainer.precision_plugin.forward_context():
-            teacher, student = gathered(results_of(data.evaluate(mine, as_teacher=True))), gathered(self.student)
+            episodes = data.evaluate(data.panel_share("validate"), as_teacher=True)
+        teacher, student = gathered(results_of(episodes)), gathered(self.student)
         pairs = [(student[task][1], success) for task, (_, success) in teacher.items() if task in student]
         lead = paired_difference(*zip(*pairs, strict=True))
         share = sum(success for _, success in pairs) / len(pairs)

@@ -310,9 +310,13 @@ class RolloutDataModule(L.LightningDataModule):
         """The fixed list of tasks that an evaluation plays."""
         return panel(self.environment.tasks(self.splits[stage]), self.panel_tasks)
 
-    def _panel_loader(self, stage: str) -> DataLoader[list[tuple[int, Task]]]:
+    def panel_share(self, stage: str) -> list[tuple[int, Task]]:
+        """This rank's tasks of the panel, with their places in it."""
         panel = self.panel(stage)
-        return _loader([[(i, panel[i]) for i in self._share(len(panel))]])
+        return [(i, panel[i]) for i in self._share(len(panel))]
+
+    def _panel_loader(self, stage: str) -> DataLoader[list[tuple[int, Task]]]:
+        return _loader([self.panel_share(stage)])
 
     def evaluate(self, numbered: Sequence[tuple[int, Task]], as_teacher: bool = False) -> list[Episode]:
         """Play panel tasks once each, with the teacher's weights and context if ``as_teacher``. The random stream of a

@@ -75,10 +75,8 @@ def told(student: list[float], taught: list[float], followed: bool = True) -> tu
     trainer: Any = SimpleNamespace(
         state=SimpleNamespace(fn=TrainerFn.FITTING),
         is_global_zero=True,
-        global_rank=0,
-        world_size=1,
         precision_plugin=SimpleNamespace(forward_context=contextlib.nullcontext),
-        datamodule=SimpleNamespace(panel=lambda _: tasks, evaluate=lambda numbered, as_teacher: played[1]),
+        datamodule=SimpleNamespace(panel_share=lambda _: [], evaluate=lambda numbered, as_teacher: played[1]),
         lightning_module=SimpleNamespace(write=written.update, objective=SimpleNamespace(needs_teacher=followed)),
     )
     panel, module = TeacherPanel(), trainer.lightning_module
