@@ -1,4 +1,4 @@
-"""Checkpoints: when they are written. How is sdar_pl/checkpoints.py.
+"""Checkpoints: when they are written. How is sdar_pl/runtime/checkpoint_files.py.
 
 checkpoints/last.ckpt            after every rollout (with it) and at the end of every iteration
             iteration-0016.ckpt  the ends of the last ``keep`` iterations
@@ -14,10 +14,10 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from sdar_pl.callbacks.access import data_of, iteration_of, module_of
-from sdar_pl.checkpoints import same_file
+from sdar_pl.callbacks.trainer_access import data_of, iteration_of, module_of
+from sdar_pl.commands.export import write_adapter
 from sdar_pl.errors import UserError
-from sdar_pl.export import write_adapter
+from sdar_pl.runtime.checkpoint_files import same_file
 
 
 class Checkpoints(Checkpoint):

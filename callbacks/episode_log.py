@@ -22,7 +22,7 @@ import lightning as L
 from torch import Tensor
 
 from sdar_pl.batch import Batch
-from sdar_pl.callbacks.access import data_of, events_of, iteration_of, number_of, per_token
+from sdar_pl.callbacks.trainer_access import data_of, events_of, iteration_of, number_of, per_token
 from sdar_pl.errors import UserError
 from sdar_pl.types import Episode, Turn
 

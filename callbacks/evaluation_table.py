@@ -10,9 +10,9 @@ import lightning as L
 from rich.console import Console
 from rich.table import Table
 
-from sdar_pl.callbacks.access import data_of
 from sdar_pl.callbacks.summary import Results, gathered
-from sdar_pl.evaluation import wilson
+from sdar_pl.callbacks.trainer_access import data_of
+from sdar_pl.reports.statistics import wilson
 
 #: what is kept of each episode
 FIGURES = ("success", "reward", "turns", "failed")

@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 
 from sdar_pl.batch import Batch
-from sdar_pl.callbacks.access import events_of, module_of, number_of, per_token
-from sdar_pl.means import Means
+from sdar_pl.callbacks.trainer_access import events_of, module_of, number_of, per_token
+from sdar_pl.runtime.means import Means
 
 #: A token that both views are sure of has a gap of rounding errors: below this it is neither negative nor active.
 NOISE = 1e-4

@@ -17,8 +17,8 @@ from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElap
 from rich.progress import Progress as LiveLine
 
 from sdar_pl import __version__
-from sdar_pl.callbacks.access import data_of, iteration_of, module_of
-from sdar_pl.means import Means
+from sdar_pl.callbacks.trainer_access import data_of, iteration_of, module_of
+from sdar_pl.runtime.means import Means
 from sdar_pl.types import Episode
 
 ROLLOUT, SCORING, REFILL = "rolling out", "scoring", "rolling out in the place of groups with equal rewards"

@@ -12,9 +12,9 @@ import lightning as L
 from rich.console import Console
 from rich.table import Table
 
-from sdar_pl.callbacks.access import number_of
-from sdar_pl.evaluation import Interval, paired_difference
-from sdar_pl.ranks import everyones
+from sdar_pl.callbacks.trainer_access import number_of
+from sdar_pl.reports.statistics import Interval, paired_difference
+from sdar_pl.runtime.ranks import everyones
 from sdar_pl.types import Episode
 
 #: task id → (kind, success) of one play of the whole panel

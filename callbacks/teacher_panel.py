@@ -7,10 +7,10 @@ from typing import Any
 
 import lightning as L
 
-from sdar_pl.callbacks.access import data_of, module_of
 from sdar_pl.callbacks.summary import Results, gathered, results_of
+from sdar_pl.callbacks.trainer_access import data_of, module_of
 from sdar_pl.errors import UserError
-from sdar_pl.evaluation import paired_difference
+from sdar_pl.reports.statistics import paired_difference
 from sdar_pl.skills.providers import NoContext
 
 

@@ -9,7 +9,7 @@ import lightning as L
 import torch
 
 from sdar_pl.batch import Batch
-from sdar_pl.callbacks.access import iteration_of, module_of, reduce
+from sdar_pl.callbacks.trainer_access import iteration_of, module_of, reduce
 
 
 class Throughput(L.Callback):

@@ -27,9 +27,9 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from sdar_pl.environments.alfworld import GAME_FILE, AlfWorld
-from sdar_pl.environments.pddl import load_game
-from sdar_pl.environments.rules import Play
-from sdar_pl.environments.textworld_worker import load as load_official
+from sdar_pl.environments.alfworld.pddl import load_game
+from sdar_pl.environments.alfworld.textworld_worker import load as load_official
+from sdar_pl.environments.household.rules import Play
 from sdar_pl.types import Task
 
 T = TypeVar("T")

@@ -35,7 +35,7 @@ def configuration(shape: str) -> Any:
     """The architecture alone."""
     from transformers import Qwen2Config
 
-    from sdar_pl.architectures import known
+    from sdar_pl.modeling.architectures import known
 
     if shape != "tiny":
         return known(SHAPES[shape])

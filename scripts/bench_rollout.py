@@ -33,8 +33,8 @@ from torch import Tensor
 from transformers import LogitsProcessor
 
 from sdar_pl.engines import Request, Sampling, TransformersEngine
-from sdar_pl.environments.expert import Novice
 from sdar_pl.environments.household import Household
+from sdar_pl.environments.household.expert import Novice
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.types import Episode, Turn

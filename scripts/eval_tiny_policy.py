@@ -8,8 +8,8 @@ from __future__ import annotations
 import argparse
 
 from sdar_pl.engines import Sampling, TransformersEngine
-from sdar_pl.environments.game import KINDS
 from sdar_pl.environments.household import Household
+from sdar_pl.environments.household.game import KINDS
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import Play, Seat, play

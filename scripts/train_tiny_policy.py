@@ -25,9 +25,9 @@ from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
 
 from sdar_pl.batch import Row, rows_of
-from sdar_pl.environments.expert import Expert, Novice
-from sdar_pl.environments.game import KINDS
 from sdar_pl.environments.household import Household
+from sdar_pl.environments.household.expert import Expert, Novice
+from sdar_pl.environments.household.game import KINDS
 from sdar_pl.prompts import Prompter
 from sdar_pl.skills.library import SkillLibrary
 from sdar_pl.skills.providers import SkillContext

@@ -57,9 +57,9 @@ def main(args: Sequence[str] | None = None) -> int:
     if planning:
         args = arguments = arguments[1:]
     _quieten()
-    from sdar_pl.complaints import name_file, read_configs
     from sdar_pl.errors import UserError
-    from sdar_pl.processes import GUARD, Stopped, say
+    from sdar_pl.runtime.messages import name_file, read_configs
+    from sdar_pl.runtime.processes import GUARD, Stopped, say
 
     files: dict[str, Any] = {}
     try:
@@ -89,7 +89,7 @@ def _other(command: str, arguments: list[str]) -> int:
     from sdar_pl.errors import UserError
 
     try:
-        status: int = importlib.import_module(f"sdar_pl.{command}").main(arguments)
+        status: int = importlib.import_module(f"sdar_pl.commands.{command}").main(arguments)
         return status
     except UserError as error:
         return _fail(str(error))
@@ -146,15 +146,15 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
     from lightning.pytorch.strategies.launchers import subprocess_script
     from transformers.utils import logging as transformers_logging
 
-    from sdar_pl.checkpoints import SafeCheckpointIO
-    from sdar_pl.complaints import behind, plain_message
     from sdar_pl.datamodule import RolloutDataModule
     from sdar_pl.errors import UserError
-    from sdar_pl.logs import MetricsCSV
     from sdar_pl.module import SDARModule
-    from sdar_pl.processes import GUARD
-    from sdar_pl.run_folder import advice, checkpoint, run_folder
-    from sdar_pl.strategy import FSDP2Strategy
+    from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO
+    from sdar_pl.runtime.messages import behind, plain_message
+    from sdar_pl.runtime.metrics_csv import MetricsCSV
+    from sdar_pl.runtime.processes import GUARD
+    from sdar_pl.runtime.run_folder import advice, checkpoint, run_folder
+    from sdar_pl.runtime.strategy import FSDP2Strategy
 
     StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: sharded over all ranks", override=True)
     transformers_logging.disable_progress_bar()
@@ -242,7 +242,7 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
             pass
 
         def instantiate_classes(self) -> None:
-            from sdar_pl.plan import plan
+            from sdar_pl.commands.plan import plan
 
             found = plan(self.config)
             print(found.as_json() if self.config.json else found)

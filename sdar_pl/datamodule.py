@@ -19,21 +19,21 @@ import lightning as L
 import numpy as np
 from torch.utils.data import DataLoader, Dataset
 
-from sdar_pl import dynamic_sampling
 from sdar_pl.batch import Batch, Row, rows_of
 from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
-from sdar_pl.iteration import Iteration, taken_up
 from sdar_pl.micro_batches import micro_batches
 from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
-from sdar_pl.ranks import at_first, everyones
 from sdar_pl.rollout import Play, Seat, play
+from sdar_pl.runtime.ranks import at_first, everyones
+from sdar_pl.sampling import dynamic_sampling
+from sdar_pl.sampling.iteration import Iteration, taken_up
+from sdar_pl.sampling.tasks import EVALUATE, SHUFFLE, draw, panel
 from sdar_pl.scoring import look_back, score, set_advantages, shape_iteration, tell_outcomes
 from sdar_pl.skills.providers import ContextProvider, NoContext
-from sdar_pl.tasks import EVALUATE, SHUFFLE, draw, panel
 from sdar_pl.types import Episode, Task
 
 

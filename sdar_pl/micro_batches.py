@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sdar_pl.batch import Batch, Row, blank_row, collate, pack
-from sdar_pl.ranks import everyones, summed, world
+from sdar_pl.runtime.ranks import everyones, summed, world
 
 
 def micro_batches(

@@ -16,15 +16,15 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor
 
 from sdar_pl.batch import Batch
-from sdar_pl.checkpoints import FACTS, check, facts
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.errors import UserError
-from sdar_pl.logprobs import LogProbs
-from sdar_pl.logs import MetricsCSV
-from sdar_pl.means import Means
+from sdar_pl.modeling.logprobs import LogProbs
 from sdar_pl.objectives import LossInputs, Objective
 from sdar_pl.policy import Policy
-from sdar_pl.tasks import UPDATE
+from sdar_pl.runtime.checkpoint_files import FACTS, check, facts
+from sdar_pl.runtime.means import Means
+from sdar_pl.runtime.metrics_csv import MetricsCSV
+from sdar_pl.sampling.tasks import UPDATE
 from sdar_pl.teachers import Current, Teacher
 from sdar_pl.types import Episode, Task
 

@@ -19,13 +19,13 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from sdar_pl.adapters import LoRA, adapt
 from sdar_pl.batch import Batch
 from sdar_pl.errors import UserError
-from sdar_pl.logprobs import LogProbs, token_logprobs
-from sdar_pl.quantization import prepare_quantized, quantization_config
-from sdar_pl.sharding import gathered, shard
-from sdar_pl.sources import (
+from sdar_pl.modeling.adapters import LoRA, adapt
+from sdar_pl.modeling.logprobs import LogProbs, token_logprobs
+from sdar_pl.modeling.quantization import prepare_quantized, quantization_config
+from sdar_pl.modeling.sharding import gathered, shard
+from sdar_pl.modeling.sources import (
     ASSETS,
     ModelSource,
     brief,

@@ -16,11 +16,11 @@ from functools import partial
 
 import numpy as np
 
-from sdar_pl.crew import NoAnswerError, run_all
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
 from sdar_pl.environments.base import Environment, Session
 from sdar_pl.errors import UserError
 from sdar_pl.prompts import Prompter
+from sdar_pl.sampling.threads import NoAnswerError, run_all
 from sdar_pl.types import Episode, Observation, Task, Turn
 
 #: called with every episode that ends

@@ -24,7 +24,7 @@ from sdar_pl.environments.base import Environment
 from sdar_pl.objectives import Advantage, LossInputs, Objective
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter, TooLongError
-from sdar_pl.ranks import everyones, rank
+from sdar_pl.runtime.ranks import everyones, rank
 from sdar_pl.skills.providers import ContextProvider
 from sdar_pl.teachers import Teacher
 from sdar_pl.types import Episode

@@ -15,8 +15,8 @@ import torch
 from torch import Tensor
 
 from sdar_pl.errors import UserError
+from sdar_pl.modeling.sharding import local, sharded_as, whole
 from sdar_pl.policy import Policy
-from sdar_pl.sharding import local, sharded_as, whole
 
 
 class Teacher(ABC):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 # Before torch is imported: waiting threads give up their core, and nothing looks for files on the network.
 os.environ["OMP_WAIT_POLICY"] = "PASSIVE"
@@ -16,62 +17,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.models import make_model, make_tokenizer, shake
 
 torch.set_num_threads(1)
-
-TEMPLATE = (
-    "{% for m in messages %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}"
-    "{% if add_generation_prompt %}<|assistant|>{% endif %}"
-)
-
-
-def make_tokenizer(template: str = TEMPLATE) -> Any:
-    """Byte-level BPE with a few merges; ``<|end|>`` ends a turn."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    tokenizer = Tokenizer(models.BPE())
-    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    tokenizer.decoder = decoders.ByteLevel()
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(vocab_size=320, initial_alphabet=alphabet, show_progress=False)
-    tokenizer.train_from_iterator(["you are in the room. go to shelf 1, take the mug from shelf 2"] * 9, trainer)
-    special = ["<|end|>", "<|pad|>", "<|system|>", "<|user|>", "<|assistant|>"]
-    tokenizer.add_special_tokens([AddedToken(token, special=True) for token in special])
-    tokenizer.add_tokens([AddedToken(token, normalized=False) for token in ("<action>", "</action>")])
-    fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, eos_token="<|end|>", pad_token="<|pad|>", clean_up_tokenization_spaces=False
-    )
-    fast.chat_template = template
-    return fast
-
-
-def make_model(folder: Path, family: str, **options: Any) -> None:
-    """A random model of a real architecture, with its tokenizer. Wide initial weights: its choices are sharp."""
-    from transformers import Qwen2Config, Qwen2ForCausalLM, Qwen3Config, Qwen3ForCausalLM
-
-    tokenizer = make_tokenizer()
-    shared: dict[str, Any] = {
-        "vocab_size": len(tokenizer),
-        "hidden_size": 32,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 2,
-        "max_position_embeddings": 2048,
-        "initializer_range": 0.25,
-        "bos_token_id": None,
-        "eos_token_id": tokenizer.eos_token_id,
-        "pad_token_id": tokenizer.pad_token_id,
-        **options,
-    }
-    torch.manual_seed(0)
-    if family == "qwen2":
-        model: Any = Qwen2ForCausalLM(Qwen2Config(tie_word_embeddings=True, **shared))
-    else:
-        model = Qwen3ForCausalLM(Qwen3Config(tie_word_embeddings=False, head_dim=16, **shared))
-    model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
 
 
 @pytest.fixture(scope="session")
@@ -97,15 +45,12 @@ def make_policy(models: dict[str, Path]) -> Callable[..., Any]:
     return make
 
 
-def shake(policy: Any, seed: int) -> None:
-    """Random LoRA matrices, A and B."""
-    generator = torch.Generator().manual_seed(seed)
-    for name, parameter in policy.named_parameters():
-        if "lora_" in name:
-            with torch.no_grad():
-                parameter.copy_(0.1 * torch.randn(parameter.shape, generator=generator))
-
-
 @pytest.fixture
 def tokenizer() -> Iterator[Any]:
     return make_tokenizer()
+
+
+@pytest.fixture(autouse=True)
+def _argv(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lightning's command line warns where ``sys.argv`` is not what it is given."""
+    monkeypatch.setattr(sys, "argv", ["sdar_pl"])

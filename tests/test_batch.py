@@ -8,21 +8,9 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.builders import an_episode
 
 from sdar_pl.batch import Row, blank_row, collate, pack, rows_of, uncollate
-from sdar_pl.types import Episode, Observation, Task, Turn
-
-
-def an_episode(teacher: bool = True) -> Episode:
-    """Three turns; the teacher's first prompt is longer."""
-    episode = Episode(Task("t", "k", "text"), group=3, index=1, first=Observation(""))
-    for number in range(3):
-        prompt = [10 * number + 1, 10 * number + 2]
-        response = [100 * number + k for k in range(number + 1)]
-        turn = Turn(prompt, response, [-0.5 * (number + 1)] * len(response), "", "", True, Observation(""))
-        turn.teacher_prompt = [7, 7, *prompt] if teacher and number == 0 else []
-        episode.turns.append(turn)
-    return episode
 
 
 def test_a_conversation_is_one_row() -> None:

@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT
 
-SCRIPTS = Path(__file__).resolve().parents[1] / "scripts"
+SCRIPTS = ROOT / "scripts"
 pytestmark = pytest.mark.slow
 
 

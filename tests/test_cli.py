@@ -8,11 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers import ROOT
 
 from sdar_pl.cli import main
-from sdar_pl.run_folder import RUN_FOLDER
+from sdar_pl.runtime.run_folder import RUN_FOLDER
 
-ROOT = Path(__file__).parents[1]
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 NO_CONTEXT = str(ROOT / "configs" / "contexts" / "none.yaml")
 
@@ -172,7 +172,7 @@ def test_parts_that_do_not_go_together(
 def test_run_folders_do_not_overwrite_each_other(tmp_path: Path) -> None:
     from jsonargparse import Namespace
 
-    from sdar_pl.run_folder import run_folder
+    from sdar_pl.runtime.run_folder import run_folder
 
     config = Namespace(trainer=Namespace(default_root_dir=str(tmp_path)), run="mine", config=None)
     first = run_folder(config, None)

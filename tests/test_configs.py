@@ -7,12 +7,11 @@ from typing import Any
 
 import pytest
 import yaml
+from helpers import CONFIGS, ROOT
 
 from sdar_pl.cli import main
-from sdar_pl.compare import KINDS
+from sdar_pl.commands.compare import KINDS
 
-ROOT = Path(__file__).resolve().parents[1]
-CONFIGS = ROOT / "configs"
 QUICKSTART = CONFIGS / "quickstart.yaml"
 ALFWORLD = CONFIGS / "alfworld" / "sdar.yaml"
 #: parts that change another config; all the others run alone

@@ -9,7 +9,7 @@ import sys
 import zipfile
 from pathlib import Path
 
-ROOT = Path(__file__).parents[1]
+from helpers import ROOT
 
 
 def test_the_wheel_imports(tmp_path: Path) -> None:
@@ -29,7 +29,7 @@ def test_the_wheel_imports(tmp_path: Path) -> None:
     code = (
         "import sdar_pl, sdar_pl.callbacks as c, pathlib; "
         "assert pathlib.Path(c.__file__).parent.parent == pathlib.Path(sdar_pl.__file__).parent, c.__file__; "
-        "from sdar_pl.sources import packaged_models; assert 'tiny-household' in packaged_models(); "
+        "from sdar_pl.modeling.sources import packaged_models; assert 'tiny-household' in packaged_models(); "
         "from sdar_pl.skills.library import SkillLibrary; assert SkillLibrary.builtin('household').skills; "
         "assert (pathlib.Path(sdar_pl.__file__).parent / 'py.typed').exists(); print(c.GateStats.__module__)"
     )

@@ -13,12 +13,12 @@ from unittest import mock
 import numpy as np
 import pytest
 import torch
-from conftest import make_model, make_tokenizer
+from helpers.models import make_model, make_tokenizer
 from torch import Tensor, nn
 
 from sdar_pl.batch import Batch, Row, collate
 from sdar_pl.errors import UserError
-from sdar_pl.logprobs import token_logprobs
+from sdar_pl.modeling.logprobs import token_logprobs
 from sdar_pl.policy import ASSETS, LoRA, ModelSource, Policy
 
 MakePolicy = Callable[..., Policy]
@@ -406,7 +406,7 @@ def test_rows_longer_than_the_model_reads(make_policy: MakePolicy) -> None:
 def test_models_that_rework_their_logits_are_refused() -> None:
     from types import SimpleNamespace
 
-    from sdar_pl.sources import refuse_scaled_logits
+    from sdar_pl.modeling.sources import refuse_scaled_logits
 
     refuse_scaled_logits(SimpleNamespace(final_logit_softcapping=None, logit_scale=1.0))
     for wrong in ({"final_logit_softcapping": 30.0}, {"logit_scale": 0.06}, {"logits_scaling": 8.0}):

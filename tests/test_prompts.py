@@ -10,8 +10,8 @@ from collections.abc import Sequence
 from typing import Any
 
 import pytest
-from conftest import TEMPLATE, make_tokenizer
-from worlds import Echo
+from helpers.models import TEMPLATE, make_tokenizer
+from helpers.worlds import Echo
 
 from sdar_pl.batch import rows_of
 from sdar_pl.environments.household import Household
@@ -298,7 +298,7 @@ def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Any:
             assert content is not None
             (folder / name).write_bytes(content.read())
     (folder / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    from sdar_pl.sources import load_tokenizer
+    from sdar_pl.modeling.sources import load_tokenizer
 
     return load_tokenizer(str(folder))
 

@@ -8,21 +8,20 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import worlds
-from conftest import make_tokenizer
-from worlds import Echo, EchoSession
+from helpers import ROOT, worlds
+from helpers.models import make_tokenizer
+from helpers.worlds import Echo, EchoSession
 
-from sdar_pl.crew import NoAnswerError, run_all
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
 from sdar_pl.environments.base import Session
 from sdar_pl.errors import UserError
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import Play, Seat, play
+from sdar_pl.sampling.threads import NoAnswerError, run_all
 from sdar_pl.types import Episode, Observation, Task
 
 #: tokens of the made-up responses
@@ -342,7 +341,7 @@ def test_an_answer_that_comes_too_late_changes_nothing() -> None:
 
 def test_a_hung_session_does_not_keep_the_process_alive() -> None:
     program = (
-        "import time; from sdar_pl.crew import run_all\n"
+        "import time; from sdar_pl.sampling.threads import run_all\n"
         "print(run_all([lambda: time.sleep(60), lambda: 7], timeout=0.2, workers=2))"
     )
     began = time.monotonic()
@@ -351,7 +350,7 @@ def test_a_hung_session_does_not_keep_the_process_alive() -> None:
         capture_output=True,
         text=True,
         timeout=50,
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         check=True,
     )
     assert "no answer within 0.2 s" in done.stdout

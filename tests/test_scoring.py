@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import shake
-from worlds import Echo
+from helpers.models import shake
+from helpers.worlds import Echo
 
 from sdar_pl import scoring
 from sdar_pl.batch import Row, collate, rows_of

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import ROOT
 
-sys.path.insert(0, str(Path(__file__).parents[1] / "scripts"))
+sys.path.insert(0, str(ROOT / "scripts"))
 
 import gap_over_training
 import measure_gate_variance

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import io
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from conftest import shake
-from launches import ROOT, metrics, weights
-from test_fit import fit
+from helpers.models import shake
+from helpers.runs import ROOT, fit_here, metrics, weights
 from test_scoring import fill, played
 
 from sdar_pl.batch import Batch, collate
@@ -23,11 +21,6 @@ from sdar_pl.teachers import Current, Initial, MovingAverage, Teacher
 MakePolicy = Callable[..., Policy]
 EMA = str(ROOT / "configs" / "teachers" / "ema.yaml")
 CURRENT = ["--config", str(ROOT / "configs" / "teachers" / "current.yaml")]
-
-
-@pytest.fixture(autouse=True)
-def _quiet(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["sdar_pl"])
 
 
 def values(policy: Policy) -> dict[str, torch.Tensor]:
@@ -170,7 +163,7 @@ def test_the_initial_teacher_reads_the_context_with_adapters_off(make_policy: Ma
 
 def test_the_initial_teacher_needs_adapters(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     none = ["--model.policy.lora", "null", "--model.objective.init_args.reference_coefficient", "0"]
-    fit(tmp_path, "--model.teacher", "sdar_pl.teachers.Initial", *none, status=2)
+    fit_here(tmp_path, "--model.teacher", "sdar_pl.teachers.Initial", *none, status=2)
     said = capfd.readouterr().err
     assert said.startswith("error: model.teacher: Initial is")
     assert said.count("\n") == 1
@@ -191,7 +184,7 @@ def test_a_reading_moves_with_its_batch(make_policy: MakePolicy) -> None:
 
 def test_an_objective_that_shapes_iterations_cannot_refresh(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     grsd = str(ROOT / "configs" / "objectives" / "grsd.yaml")
-    fit(tmp_path, "--config", grsd, "--model.teacher_refresh", "step", status=2)
+    fit_here(tmp_path, "--config", grsd, "--model.teacher_refresh", "step", status=2)
     assert "error: model.teacher_refresh" in capfd.readouterr().err
 
 
@@ -204,10 +197,10 @@ TWO_STEPS = ["--data.steps_per_iteration", "2", "--data.micro_batch_tokens", "60
 
 @pytest.mark.slow
 def test_refreshing_within_an_iteration_needs_several_steps(tmp_path: Path) -> None:
-    once = metrics(fit(tmp_path / "a", *CURRENT))
-    assert close(metrics(fit(tmp_path / "b", *CURRENT, "--model.teacher_refresh", "step")), once)
+    once = metrics(fit_here(tmp_path / "a", *CURRENT))
+    assert close(metrics(fit_here(tmp_path / "b", *CURRENT, "--model.teacher_refresh", "step")), once)
     early, late = (
-        metrics(fit(tmp_path / when, *CURRENT, *TWO_STEPS, "--model.teacher_refresh", when))
+        metrics(fit_here(tmp_path / when, *CURRENT, *TWO_STEPS, "--model.teacher_refresh", when))
         for when in ("iteration", "step")
     )
     assert early[1]["gap/mean"] != pytest.approx(late[1]["gap/mean"], abs=1e-6)
@@ -217,17 +210,17 @@ def test_refreshing_within_an_iteration_needs_several_steps(tmp_path: Path) -> N
 @pytest.mark.slow
 def test_a_divergence_is_refreshed_too(tmp_path: Path) -> None:
     options = [*CURRENT, "--config", str(ROOT / "configs" / "objectives" / "sdar_js.yaml")]
-    once = metrics(fit(tmp_path / "a", *options))
+    once = metrics(fit_here(tmp_path / "a", *options))
     assert once[-1]["loss/distill"] > 0
-    assert close(metrics(fit(tmp_path / "b", *options, "--model.teacher_refresh", "step")), once)
+    assert close(metrics(fit_here(tmp_path / "b", *options, "--model.teacher_refresh", "step")), once)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("when", ["iteration", "step"])
 def test_an_average_without_memory_is_the_paper_s_teacher(when: str, tmp_path: Path) -> None:
     options = [*TWO_STEPS, "--model.teacher_refresh", when]
-    plain = fit(tmp_path / "plain", *options, *CURRENT)
-    ema = fit(tmp_path / "ema", *options, "--config", EMA, "--model.teacher.init_args.decay", "0")
+    plain = fit_here(tmp_path / "plain", *options, *CURRENT)
+    ema = fit_here(tmp_path / "ema", *options, "--config", EMA, "--model.teacher.init_args.decay", "0")
     assert metrics(ema) == metrics(plain)
     assert same(weights(ema), weights(plain))
 
@@ -235,9 +228,9 @@ def test_an_average_without_memory_is_the_paper_s_teacher(when: str, tmp_path: P
 @pytest.mark.slow
 def test_a_resumed_average_equals_the_uninterrupted_one(tmp_path: Path) -> None:
     options = ["--config", EMA, *TWO_STEPS, "--model.teacher_refresh", "step"]
-    whole = fit(tmp_path / "whole", *options, "--trainer.max_epochs", "3")
-    fit(tmp_path / "parts", *options, "--trainer.max_epochs", "1")
-    resumed = fit(tmp_path / "parts", *options, "--trainer.max_epochs", "3", "--ckpt_path", "last")
+    whole = fit_here(tmp_path / "whole", *options, "--trainer.max_epochs", "3")
+    fit_here(tmp_path / "parts", *options, "--trainer.max_epochs", "1")
+    resumed = fit_here(tmp_path / "parts", *options, "--trainer.max_epochs", "3", "--ckpt_path", "last")
     assert metrics(resumed) == metrics(whole)
     ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (resumed, whole))
     assert same(ours["state_dict"], theirs["state_dict"])

@@ -1,19 +1,19 @@
 """Objectives: what the policy learns from. Everything here can be named in YAML as ``sdar_pl.objectives.<Name>``."""
 
 from sdar_pl.objectives.advantages import Advantage, BatchAdvantage, GroupAdvantage
-from sdar_pl.objectives.agent_opsd import AgentOPSDShaper
 from sdar_pl.objectives.distillation import Distillation
 from sdar_pl.objectives.divergences import TopKDivergence
 from sdar_pl.objectives.estimators import K3, Estimator, Likelihood, Signed
 from sdar_pl.objectives.gates import CentredGapGate, ConstantGate, EntropyGate, GapGate, Gate, SoftOrGate
-from sdar_pl.objectives.gigpo import GiGPOAdvantage
-from sdar_pl.objectives.grsd import GRSDShaper
-from sdar_pl.objectives.icsd import ICSDGate
 from sdar_pl.objectives.inputs import LossInputs, LossOutputs
 from sdar_pl.objectives.methods import GRPO, SDAR
 from sdar_pl.objectives.objective import Objective
-from sdar_pl.objectives.opid import OPIDShaper
-from sdar_pl.objectives.pcsd import PCSDGate
+from sdar_pl.objectives.papers.agent_opsd import AgentOPSDShaper
+from sdar_pl.objectives.papers.gigpo import GiGPOAdvantage
+from sdar_pl.objectives.papers.grsd import GRSDShaper
+from sdar_pl.objectives.papers.icsd import ICSDGate
+from sdar_pl.objectives.papers.opid import OPIDShaper
+from sdar_pl.objectives.papers.pcsd import PCSDGate
 from sdar_pl.objectives.policy_losses import CISPOLoss, ClippedPolicyLoss, GSPOLoss, PolicyLoss
 from sdar_pl.objectives.schedules import Constant, Linear, Schedule
 from sdar_pl.objectives.shapers import AdvantageShaper, RLSDShaper

@@ -13,8 +13,8 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from sdar_pl.checks import one_of, within
 from sdar_pl.errors import UserError
-from sdar_pl.objectives.checks import one_of, within
 from sdar_pl.objectives.estimators import Estimator
 from sdar_pl.objectives.inputs import LossInputs
 

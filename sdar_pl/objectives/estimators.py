@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdar_pl.objectives.checks import within
+from sdar_pl.checks import within
 from sdar_pl.objectives.functional import fill_masked, k3, skill_sd_terms
 from sdar_pl.objectives.inputs import LossInputs
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from sdar_pl.checks import within
 from sdar_pl.errors import UserError
-from sdar_pl.objectives.checks import within
 from sdar_pl.objectives.functional import fill_masked
 from sdar_pl.objectives.inputs import LossInputs
 

@@ -12,8 +12,8 @@ from dataclasses import replace
 
 from torch import Tensor
 
+from sdar_pl.checks import within
 from sdar_pl.errors import UserError
-from sdar_pl.objectives.checks import within
 from sdar_pl.objectives.distillation import Distillation
 from sdar_pl.objectives.functional import Aggregation, KLEstimator, aggregate, fill_masked, kl_terms
 from sdar_pl.objectives.inputs import LossInputs, LossOutputs

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdar_pl.objectives.checks import within
+from sdar_pl.checks import within
 from sdar_pl.objectives.functional import (
     Aggregation,
     clipped_policy_terms,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sdar_pl.objectives.checks import within
+from sdar_pl.checks import within
 
 
 class Schedule:

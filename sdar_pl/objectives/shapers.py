@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdar_pl.objectives.checks import within
+from sdar_pl.checks import within
 from sdar_pl.objectives.functional import rlsd_advantages
 from sdar_pl.objectives.inputs import LossInputs
 from sdar_pl.objectives.schedules import Linear, Schedule

@@ -1,0 +1,113 @@
+"""How a household game is put to a policy, and how its answer is read.
+
+AlfWorld (real games) and Household (generated ones) share these words. A *windowed* prompt follows the
+recipe of the paper: task, step count, the last N steps with their numbers, the current observation and
+the admissible commands, then the answer format. A *conversation* states the format once; with
+``think=False`` and ``show_admissible=False`` it is so short that a policy of two million parameters can
+live with it. The prose is our own. What a game *is* stands in game.py, how it is played in rules.py.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from sdar_pl.environments.base import Environment
+from sdar_pl.environments.household.game import KINDS
+from sdar_pl.types import Observation, Task
+
+#: the first feedback of every game begins so; it tells a policy nothing
+HEADER = "-= Welcome to TextWorld, ALFRED! =-"
+
+#: with no action tags, this many last characters of the output stand for the action
+_TAIL = 30
+_CHINESE = re.compile("[\u4e00-\u9fff]")
+
+
+def parse_action(text: str, think: bool = True) -> tuple[str, bool]:
+    """Model output → (action, whether the output kept to the format).
+
+    The action is the lower-cased, stripped text between the first ``<action>`` and the first
+    ``</action>`` (tags in any case). Without these tags the last 30 characters stand in, and the output
+    is invalid. With ``think`` a valid output also has ``<think>`` and ``</think>`` somewhere, and no
+    Chinese characters. Behaviour of the reference implementation, checked against its figures.
+    """
+    lowered = text.lower()
+    start, end = lowered.find("<action>"), lowered.find("</action>")
+    if start < 0 or end < 0:
+        return lowered[-_TAIL:], False
+    action = lowered[start + len("<action>") : end].strip()
+    if not think:
+        return action, True
+    return action, "<think>" in text and "</think>" in text and not _CHINESE.search(text)
+
+
+class HouseholdPrompts(Environment):
+    """The wording half of a household environment; a subclass adds ``tasks`` and ``session``.
+
+    ``think``: ask for reasoning in think tags before the action, and call an output without it invalid.
+    ``show_admissible``: list the admissible commands with every observation.
+    """
+
+    kinds: tuple[str, ...] = KINDS
+
+    def __init__(self, *, think: bool = True, show_admissible: bool = True) -> None:
+        self.think = think
+        self.show_admissible = show_admissible
+
+    def parse(self, text: str) -> tuple[str, bool]:
+        return parse_action(text, self.think)
+
+    def opening(self, task: Task, first: Observation) -> str:
+        if not self.think and not self.show_admissible:
+            return f"Answer with <action>command</action>.\n\n{_plain(first)}"
+        return (
+            "You act in a household by text commands, one command at a time, until the task is done. "
+            f"{self._format()}\n\n{_plain(first)}{self._commands(first)}"
+        )
+
+    def reply(self, observation: Observation) -> str:
+        return _plain(observation) + self._commands(observation)
+
+    def window(
+        self,
+        task: Task,
+        first: Observation,
+        history: Sequence[tuple[str, Observation]],
+        steps: int,
+    ) -> str:
+        """See ``Environment.window``. Each past step shows the observation that the action was taken on."""
+        seen = [first, *(observation for _, observation in history)]
+        parts = [f"You act in a household by text commands. Your task is: {task.text}."]
+        begin = max(0, len(history) - steps)
+        if begin < len(history):
+            parts.append(f"Steps taken so far: {len(history)}. The last {len(history) - begin}:")
+            parts.extend(
+                f"[Step {k + 1}] Observation: {_plain(seen[k])}\n[Step {k + 1}] Action: {history[k][0]}"
+                for k in range(begin, len(history))
+            )
+        elif history:
+            parts.append(f"Steps taken so far: {len(history)}.")
+        parts.append(f"Now step {len(history) + 1}. Observation: {_plain(seen[-1])}{self._commands(seen[-1])}")
+        parts.append(self._format())
+        return "\n\n".join(parts)
+
+    def _format(self) -> str:
+        choice = "exactly one of the admissible commands" if self.show_admissible else "exactly one command"
+        if not self.think:
+            return f"Answer with {choice} as <action>command</action>."
+        return (
+            "First reason step by step about where things stand and what to do next, inside <think></think>. "
+            f"Then give {choice} inside <action></action>."
+        )
+
+    def _commands(self, observation: Observation) -> str:
+        if not self.show_admissible:
+            return ""
+        # "help" only lists the commands, which are listed already
+        lines = [command for command in observation.admissible if command != "help"]
+        return "\n\nAdmissible commands:\n" + "\n".join(lines) if lines else ""
+
+
+def _plain(observation: Observation) -> str:
+    return observation.text.removeprefix(HEADER).strip()

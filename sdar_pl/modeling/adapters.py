@@ -1,0 +1,47 @@
+"""Low-rank adapters on a model (peft): the only weights that are trained, where there are any."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from sdar_pl.errors import UserError
+from sdar_pl.modeling.sources import brief
+
+
+@dataclass
+class LoRA:
+    """Low-rank adapters (peft). ``target_modules`` is "all-linear" or a list of module names.
+
+    Dropout is 0 by default: with dropout the student's log-probs at update time are not those of the rollout.
+    """
+
+    r: int = 16
+    alpha: int = 32
+    target_modules: str | list[str] = "all-linear"
+    dropout: float = 0.0
+
+
+def adapt(net: Any, lora: LoRA) -> Any:
+    """Put adapters on a model. Raises ``UserError`` if ``target_modules`` match none of its layers."""
+    from peft import LoraConfig, get_peft_model
+
+    config = LoraConfig(
+        r=lora.r,
+        lora_alpha=lora.alpha,
+        lora_dropout=lora.dropout,
+        target_modules=lora.target_modules,
+        task_type="CAUSAL_LM",
+    )
+    try:
+        return get_peft_model(net, config)
+    except ValueError as error:
+        if "arget modules" not in str(error):
+            raise UserError(f"model.policy.lora: {brief(error)}") from error
+        linear = sorted({name.rsplit(".", 1)[-1] for name, part in net.named_modules() if isinstance(part, nn.Linear)})
+        raise UserError(
+            f"model.policy.lora.target_modules: {lora.target_modules} matches nothing in this model; "
+            f"its linear layers are {', '.join(linear)}"
+        ) from error

@@ -1,0 +1,71 @@
+"""Where a run writes, which checkpoint ``--ckpt_path`` means, and the command that goes on with a run.
+
+Rank 0 decides; the ranks that it starts read what it has found from the environment.
+"""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from sdar_pl.errors import UserError
+from sdar_pl.runtime.checkpoint_files import usable
+from sdar_pl.runtime.processes import GUARD
+
+#: the folder, so that all ranks write where the first one does
+RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
+#: the checkpoint that rank 0 has found good
+CHECKPOINT = "SDAR_PL_CHECKPOINT"
+
+
+def run_folder(config: Any, resumed: str | None) -> Path:
+    """Where this run writes; a new one gets a name that is free. Raises ``UserError`` if it cannot be written."""
+    if os.environ.get(RUN_FOLDER):
+        return Path(os.environ[RUN_FOLDER])
+    root = Path(config.trainer.default_root_dir)
+    files = config.get("config") or []
+    name = config.get("run") or (Path(str(files[0])).stem if files else "run")
+    if resumed in ("last", "best"):
+        saved = sorted(root.glob(f"{name}*/checkpoints/*.ckpt"), key=lambda path: path.stat().st_mtime)
+        if not saved:
+            raise UserError(f"ckpt_path: no earlier run {name!r} with a checkpoint below {root}; start without it")
+        folder = saved[-1].parent.parent
+    elif resumed and Path(resumed).parent.name == "checkpoints":
+        folder = Path(resumed).parent.parent
+    else:
+        folder = next(path for path in _names(root / name) if not path.exists() or not any(path.iterdir()))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise UserError(
+            f"trainer.default_root_dir: cannot write to {folder} ({error.strerror}); give a folder that can be written"
+        ) from error
+    os.environ[RUN_FOLDER] = str(folder)
+    return folder
+
+
+def checkpoint(folder: Path, wanted: str) -> str:
+    """The file that ``--ckpt_path`` means: "last" and "best" are of the run. Raises ``UserError`` if it is no good."""
+    if not GUARD.follows:
+        named = folder / "checkpoints" / f"{wanted}.ckpt" if wanted in ("last", "best") else Path(wanted)
+        os.environ[CHECKPOINT] = str(usable(named))
+    return os.environ[CHECKPOINT]
+
+
+def advice(folder: Path) -> str:
+    """How to go on with a run that has ended early."""
+    config, last = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
+    return f"Go on with: python -m sdar_pl fit --config {config} --ckpt_path {last}"
+
+
+def _names(path: Path) -> Iterator[Path]:
+    yield path
+    number = 2
+    while True:
+        yield path.with_name(f"{path.name}-{number}")
+        number += 1

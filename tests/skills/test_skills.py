@@ -1,0 +1,206 @@
+"""Skill files, retrieval, and skills as privileged context."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from sdar_pl.environments.household import Household
+from sdar_pl.environments.household.game import KINDS
+from sdar_pl.errors import UserError
+from sdar_pl.skills.hindsight import Hindsight, ReferenceSolution, SiblingEpisode
+from sdar_pl.skills.library import SkillLibrary
+from sdar_pl.skills.providers import ContextProvider, NoContext, SkillContext
+from sdar_pl.skills.retrievers import BM25, UCB, All, ByKind, Keyword, Random, Retriever
+from sdar_pl.types import Task
+
+LIBRARY = SkillLibrary.builtin("household")
+GOOD = "---\nname: a\ndescription: b\nkinds: [x]\n---\nDo it.\n"
+
+
+def task(kind: str = KINDS[0], text: str = "put a mug in shelf", number: int = 0) -> Task:
+    return Task(f"t/{number}", kind, text)
+
+
+@pytest.mark.parametrize(("name", "fewest", "most"), [("household", 35, 70), ("alfworld", 60, 300)])
+def test_builtin_libraries(name: str, fewest: int, most: int) -> None:
+    library = SkillLibrary.builtin(name)
+    assert next(iter(library)).kinds == ()
+    assert sorted(kind for skill in library for kind in skill.kinds) == sorted(KINDS)
+    assert all(fewest <= len(skill.text.split()) <= most for skill in library)
+    if name == "alfworld":
+        assert 700 <= sum(len(skill.text.split()) for skill in library) <= 900
+
+
+def test_load(tmp_path: Path) -> None:
+    (tmp_path / "a.md").write_text(GOOD)
+    (tmp_path / "b.md").write_text("---\nname: c\ndescription: d\n---\nOne.\n\n---\nTwo.\n")
+    general, special = SkillLibrary.load(tmp_path)
+    assert (special.name, special.description, special.kinds, special.text) == ("a", "b", ("x",), "Do it.")
+    assert (general.name, general.kinds, general.text) == ("c", (), "One.\n\n---\nTwo.")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", "no front matter"),
+        ("Do it.", "no front matter"),
+        ("---\nname: a\nDo it.", "does not end"),
+        ("---\nname: [a\n---\nDo it.", "no YAML"),
+        ("---\njust words\n---\nDo it.", "keys and values"),
+        ("---\ndescription: b\n---\nDo it.", "needs a name"),
+        ("---\nname: a\ndescription: 3\n---\nDo it.", "needs a description"),
+        ("---\nname: a\ndescription: b\nkind: x\n---\nDo it.", "unknown key 'kind'"),
+        ("---\nname: a\ndescription: b\nkinds: x\n---\nDo it.", "must be a list"),
+        ("---\nname: a\ndescription: b\n---\n\n", "no text"),
+    ],
+)
+def test_bad_files_are_named_in_one_line(tmp_path: Path, text: str, message: str) -> None:
+    (tmp_path / "bad.md").write_text(text)
+    with pytest.raises(UserError, match=message) as caught:
+        SkillLibrary.load(tmp_path)
+    assert str(tmp_path / "bad.md") in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_bad_folders_are_named(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such skills folder"):
+        SkillLibrary.load(tmp_path / "missing")
+    with pytest.raises(UserError, match="no skills here"):
+        SkillLibrary.load(tmp_path)
+    for name in ("1.md", "2.md"):
+        (tmp_path / name).write_text(GOOD)
+    with pytest.raises(UserError, match="more than one skill is named 'a'"):
+        SkillLibrary.load(tmp_path)
+    with pytest.raises(UserError, match="alfworld, household"):
+        SkillLibrary.builtin("nowhere")
+    (tmp_path / "1.md").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match=r"1\.md: cannot be read"):
+        SkillLibrary.load(tmp_path)
+
+
+def test_by_kind_and_all() -> None:
+    assert [skill.kinds for skill in ByKind().retrieve(task(KINDS[3]), LIBRARY)] == [(), (KINDS[3],)]
+    assert [skill.kinds for skill in ByKind().retrieve(task("other"), LIBRARY)] == [()]
+    assert All().retrieve(task(), LIBRARY) == list(LIBRARY)
+
+
+def test_random_is_a_function_of_seed_and_task() -> None:
+    chosen = [Random(2, seed=3).retrieve(task(number=k), LIBRARY) for k in range(20)]
+    assert chosen == [Random(2, seed=3).retrieve(task(number=k), LIBRARY) for k in range(20)]
+    assert all(len(skills) == 3 and not skills[0].kinds for skills in chosen)
+    assert len({tuple(s.name for s in skills) for skills in chosen}) > 3
+    assert chosen != [Random(2, seed=4).retrieve(task(number=k), LIBRARY) for k in range(20)]
+
+
+@pytest.mark.parametrize("library", ["household", "alfworld"])
+@pytest.mark.parametrize("retriever", [Keyword, BM25])
+def test_words_of_a_goal_find_its_skill(retriever: type[Keyword] | type[BM25], library: str) -> None:
+    if retriever is BM25:
+        pytest.importorskip("bm25s")
+    skills, chooser = SkillLibrary.builtin(library), retriever()
+    for goal in Household(size="tiny").tasks("train")[:60]:
+        assert [skill.kinds for skill in chooser.retrieve(goal, skills)] == [(), (goal.kind,)], goal.text
+
+
+def test_keyword_counts_whole_words() -> None:
+    drug = task(text="two drugs: heater, cleaner, placebo")
+    assert [skill.name for skill in Keyword(5).retrieve(drug, LIBRARY)] == ["general", "two objects"]
+
+
+def test_bm25_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "bm25s", None)
+    with pytest.raises(UserError, match=r"sdar_pl\[search\]"):
+        BM25()
+
+
+@pytest.mark.parametrize("retriever", [Random, Keyword, UCB])
+def test_at_least_one_skill(retriever: type[Random]) -> None:
+    with pytest.raises(UserError, match=f"{retriever.__name__}: n is 0"):
+        retriever(0)
+
+
+def test_ucb_learns_which_skill_helps_a_kind() -> None:
+    chooser = UCB(exploration=0.5)
+    first = {chooser.retrieve(task(KINDS[4], number=k), LIBRARY)[1].name for k in range(30)}
+    assert len(first) > 3  # untried: one iteration's tasks try different skills
+    for k in range(200):
+        skills = chooser.retrieve(task(KINDS[4], number=k), LIBRARY)
+        chooser.update(task(KINDS[4]), skills, KINDS[4] in skills[1].kinds)
+    heard = chooser.state_dict()[KINDS[4]]
+    assert len(heard) == 6  # all were tried
+    assert heard["cool and place"][0] > 140
+    assert heard["cool and place"][0] == heard["cool and place"][1]
+    assert KINDS[3] not in chooser.state_dict()  # what helps one kind says nothing of another
+
+    again = UCB(exploration=0.5)
+    again.load_state_dict(json.loads(json.dumps(chooser.state_dict())))
+    probe = task(KINDS[4], number=999)
+    assert again.retrieve(probe, LIBRARY) == chooser.retrieve(probe, LIBRARY)
+    again.update(probe, LIBRARY.skills, True)
+    assert chooser.state_dict()[KINDS[4]] == heard  # no shared state
+
+
+def test_skill_context(tmp_path: Path) -> None:
+    block = SkillContext().provide(task(KINDS[2]))
+    assert block.startswith("Useful skills for this task:\n\ngeneral: ")
+    assert "clean and place: Find the object" in block
+    assert "microwave" not in block
+    (tmp_path / "a.md").write_text(GOOD)
+    own = SkillContext(folder=str(tmp_path))
+    assert own.provide(task("x")) == "Useful skills for this task:\n\na: Do it."
+    assert own.provide(task("y")) == ""
+    assert NoContext().provide(task()) == ""
+
+
+def test_skill_context_tells_its_retriever_how_it_went() -> None:
+    context = SkillContext(library="alfworld", retriever=UCB())
+    assert context.given(task()) == ()
+    context.update(task(), (), True)  # nothing was given: nothing to learn
+    assert sum(map(len, context.state_dict().values())) == 0
+    context.provide(task())
+    general, chosen = context.given(task())
+    context.update(task(), (general, chosen), True)
+    assert context.state_dict()[KINDS[0]] == {chosen: [1, 1]}, "general skills are always given"
+    elsewhere = SkillContext(library="alfworld", retriever=UCB())  # another rank, which did not play the task
+    elsewhere.update(task(), (general, chosen), True)
+    assert elsewhere.state_dict() == context.state_dict()
+    fresh = SkillContext(library="alfworld", retriever=UCB())
+    fresh.load_state_dict(context.state_dict())
+    assert fresh.state_dict() == context.state_dict()
+
+
+def test_a_retriever_without_state() -> None:
+    chooser: Retriever = ByKind()
+    chooser.update(task(), [], True)
+    chooser.load_state_dict(chooser.state_dict())
+    assert chooser.state_dict() == {}
+
+
+@pytest.mark.parametrize("provider", [NoContext, SiblingEpisode, Hindsight, ReferenceSolution, SkillContext])
+@pytest.mark.parametrize("retriever", [ByKind, All, Random, Keyword, BM25, UCB])
+def test_what_is_learnt_is_plain_data(provider: type[ContextProvider], retriever: type[Retriever]) -> None:
+    """A checkpoint can be read with ``weights_only=True``: nothing in it but numbers, texts, lists and dictionaries."""
+    if retriever is BM25:
+        pytest.importorskip("bm25s")
+
+    def make() -> ContextProvider:
+        return SkillContext(retriever=retriever()) if provider is SkillContext else provider()
+
+    context = make()
+    context.bind(Household(size="tiny"), 2)
+    for goal in Household(size="tiny").tasks("train")[:3]:
+        context.provide(goal)
+        context.update(goal, context.given(goal), True)
+    file = io.BytesIO()
+    torch.save(context.state_dict(), file)
+    state = torch.load(io.BytesIO(file.getvalue()), weights_only=True)
+    assert state == context.state_dict() == json.loads(json.dumps(state))
+    again = make()
+    again.load_state_dict(state)
+    assert again.state_dict() == state
