@@ -14,7 +14,7 @@ from rich.table import Table
 
 from sdar_pl.callbacks.trainer_access import number_of
 from sdar_pl.reports.statistics import Interval, paired_difference
-from sdar_pl.runtime.ranks import everyones
+from sdar_pl.runtime.ranks import all_gather
 from sdar_pl.types import Episode
 
 #: task id → (kind, success) of one play of the whole panel
@@ -84,7 +84,7 @@ def results_of(episodes: Iterable[Episode]) -> Results:
 
 def gathered(results: Results) -> Results:
     """The results of all ranks."""
-    return {task: result for part in everyones(results) for task, result in part.items()}
+    return {task: result for part in all_gather(results) for task, result in part.items()}
 
 
 def compare(before: Results, after: Results) -> dict[str, Any] | None:

@@ -29,7 +29,7 @@ from typing import Any, TypeVar
 from sdar_pl.environments.alfworld import GAME_FILE, AlfWorld
 from sdar_pl.environments.alfworld.pddl import load_game
 from sdar_pl.environments.alfworld.textworld_worker import load as load_official
-from sdar_pl.environments.household.rules import Play
+from sdar_pl.environments.household.rules import HouseholdSession
 from sdar_pl.types import Task
 
 T = TypeVar("T")
@@ -60,7 +60,7 @@ def commands(world: AlfWorld, task: Task, steps: int, rng: random.Random) -> lis
 
 def native(path: Path, actions: Sequence[str]) -> tuple[dict[str, float], list[tuple[str, list[str]]]]:
     load, game = timed(lambda: load_game(path))
-    play = Play(game)
+    play = HouseholdSession(game)
     reset, first = timed(play.reset)
     step, rest = timed(lambda: [play.step(action) for action in actions])
     return {"load": load, "reset": reset, "step": step}, [(o.text, list(o.admissible)) for o in [first, *rest]]

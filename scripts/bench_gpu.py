@@ -99,7 +99,7 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
     def roll_out(number: int) -> list[Row]:
         engine.sync(policy)
         requests = [Request(n, prompt, np.random.default_rng([number, n]), keep=False) for n in range(args.group)]
-        with policy.rollout():
+        with policy.whole():
             completions = engine.generate(requests, Sampling(max_new_tokens=args.response))
         rows = []
         for n, done in enumerate(completions):
@@ -117,11 +117,11 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
             batch = collate(chunk).to(device)
             student, entropy, *_ = policy.logprobs(batch, entropy=True)
             inputs = LossInputs(
-                student=student,
+                student_logprobs=student,
                 mask=batch.mask,
                 advantages=batch.advantages,
                 turns=batch.turns,
-                teacher=batch.teacher,
+                teacher_logprobs=batch.teacher_logprobs,
                 entropy=entropy,
                 total_tokens=total,
                 total_rows=float(len(rows)),

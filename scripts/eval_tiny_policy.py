@@ -12,7 +12,7 @@ from sdar_pl.environments.household import Household
 from sdar_pl.environments.household.game import KINDS
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
-from sdar_pl.rollout import Play, Seat, play
+from sdar_pl.rollout import EpisodeSlot, PlayRules, play
 from sdar_pl.skills.providers import SkillContext
 from sdar_pl.types import Task
 
@@ -31,14 +31,14 @@ def main() -> None:
     for temperature in (0.4, 1.0):
         for name in ("no skills", "right skills", "skills of another kind"):
             engine.sync(policy)
-            seats = [Seat(task, n, 0, n, (n,)) for n, task in enumerate(household.tasks("validation"))]
-            for seat in seats:
-                other = KINDS[(KINDS.index(seat.task.kind) + 2) % len(KINDS)]
-                task = seat.task if name == "right skills" else Task("", other, "")
-                seat.student_context = "" if name == "no skills" else skills.provide(task)
+            slots = [EpisodeSlot(task, n, 0, n, (n,)) for n, task in enumerate(household.tasks("validation"))]
+            for slot in slots:
+                other = KINDS[(KINDS.index(slot.task.kind) + 2) % len(KINDS)]
+                task = slot.task if name == "right skills" else Task("", other, "")
+                slot.student_context = "" if name == "no skills" else skills.provide(task)
             sampling = Sampling(temperature=temperature, max_new_tokens=24)
-            with policy.rollout():
-                episodes = play(household, seats, engine, prompter, sampling, Play(max_turns=12))
+            with policy.whole():
+                episodes = play(household, slots, engine, prompter, sampling, PlayRules(max_turns=12))
             share = sum(episode.success for episode in episodes) / len(episodes)
             print(f"temperature {temperature:g}, {name:22}  success {share:6.1%}", flush=True)
 

@@ -21,7 +21,7 @@ from sdar_pl.engines import Sampling, TransformersEngine
 from sdar_pl.environments.household import Household
 from sdar_pl.policy import LoRA, Policy
 from sdar_pl.prompts import Prompter
-from sdar_pl.rollout import Play, Seat, play
+from sdar_pl.rollout import EpisodeSlot, PlayRules, play
 from sdar_pl.scoring import score
 from sdar_pl.skills.providers import SkillContext
 from sdar_pl.teachers import Current
@@ -35,9 +35,9 @@ def gradients(policy: Policy, episodes: int, beta: float, seed: int) -> tuple[np
     engine.sync(policy)
     tasks = household.tasks("train")
     chosen = [tasks[int(i)] for i in np.random.default_rng(seed).choice(len(tasks), episodes, replace=False)]
-    seats = [Seat(task, n, 0, n, (seed, n), skills.provide(task)) for n, task in enumerate(chosen)]
-    with policy.rollout():
-        played = play(household, seats, engine, prompter, Sampling(1.0, max_new_tokens=24), Play(max_turns=12))
+    slots = [EpisodeSlot(task, n, 0, n, (seed, n), skills.provide(task)) for n, task in enumerate(chosen)]
+    with policy.whole():
+        played = play(household, slots, engine, prompter, Sampling(1.0, max_new_tokens=24), PlayRules(max_turns=12))
         rows = [row for n, episode in enumerate(played) for row in rows_of(episode, n, "conversation")]
         score(policy, rows, budget=16384, temperature=1.0, teacher=Current(), old=False, reference=False)
     weights = [parameter for _, parameter in policy.trained()]
@@ -46,8 +46,8 @@ def gradients(policy: Policy, episodes: int, beta: float, seed: int) -> tuple[np
     for row in rows:
         batch = collate([row])
         student = policy.logprobs(batch).values
-        assert batch.teacher is not None
-        gap = (batch.teacher - student).detach() * batch.mask
+        assert batch.teacher_logprobs is not None
+        gap = (batch.teacher_logprobs - student).detach() * batch.mask
         gaps.append(gap[batch.mask.bool()].numpy())
         gate = torch.sigmoid(beta * gap) * batch.mask
         for kept, weight in zip(found, (gate, gate - 0.5 * batch.mask), strict=True):

@@ -32,14 +32,14 @@ class Row:
     tokens: list[int]
     positions: list[int]
     turns: list[int]
-    engine: list[float]
+    engine_logprobs: list[float]
     teacher_tokens: list[int] = field(default_factory=list)
     teacher_positions: list[int] = field(default_factory=list)
     advantage: float = 0.0
     shaped: list[float] | None = None  # token advantages, where the objective shapes a whole iteration at once
-    old: list[float] | None = None
-    teacher: list[float] | None = None
-    reference: list[float] | None = None
+    old_logprobs: list[float] | None = None
+    teacher_logprobs: list[float] | None = None
+    reference_logprobs: list[float] | None = None
     top_tokens: Tensor | None = None  # [R, k] long: the teacher's likeliest tokens, where the objective asks for them
     teacher_top: Tensor | None = None  # [R, k + 1]: the teacher's log-probs of these and, last, of all others together
 
@@ -63,10 +63,10 @@ class Batch:
     episodes: Tensor  # [B] long
     groups: Tensor  # [B] long
     advantages: Tensor  # [B, R] float
-    engine: Tensor  # [B, R] float: the engine's log-probs
-    old: Tensor | None = None  # [B, R]
-    teacher: Tensor | None = None  # [B, R]
-    reference: Tensor | None = None  # [B, R]
+    engine_logprobs: Tensor  # [B, R] float: the engine's log-probs
+    old_logprobs: Tensor | None = None  # [B, R]
+    teacher_logprobs: Tensor | None = None  # [B, R]
+    reference_logprobs: Tensor | None = None  # [B, R]
     top_tokens: Tensor | None = None  # [B, R, k] long
     teacher_top: Tensor | None = None  # [B, R, k + 1]
     reading: Batch | None = None  # the rows as the teacher reads them, where it does so at every step; same [B, R]
@@ -106,7 +106,7 @@ def _row(episode: Episode, index: int, numbers: list[int]) -> Row:
             positions.extend(range(len(tokens), len(tokens) + len(turn.response)))
             tokens.extend(turn.response)
         row.turns.extend([number] * len(turn.response))
-        row.engine.extend(turn.logprobs)
+        row.engine_logprobs.extend(turn.logprobs)
     return row
 
 
@@ -136,10 +136,10 @@ def collate(rows: Sequence[Row], pad: int = 0) -> Batch:
         episodes=torch.tensor([row.episode for row in rows], dtype=torch.long),
         groups=torch.tensor([row.group for row in rows], dtype=torch.long),
         advantages=wide(lambda row: row.shaped or [row.advantage] * len(row.positions), responses, 0.0, torch.float32),
-        engine=wide(lambda row: row.engine, responses, 0.0, torch.float32),
-        old=scores("old"),
-        teacher=scores("teacher"),
-        reference=scores("reference"),
+        engine_logprobs=wide(lambda row: row.engine_logprobs, responses, 0.0, torch.float32),
+        old_logprobs=scores("old_logprobs"),
+        teacher_logprobs=scores("teacher_logprobs"),
+        reference_logprobs=scores("reference_logprobs"),
         top_tokens=tops("top_tokens"),
         teacher_top=tops("teacher_top"),
     )
@@ -161,10 +161,10 @@ def uncollate(batch: Batch) -> list[Row]:
             tokens=batch.tokens[i][batch.attention[i].bool()].tolist(),
             positions=numbers(batch.positions[i]),
             turns=numbers(batch.turns[i]),
-            engine=numbers(batch.engine[i]),
+            engine_logprobs=numbers(batch.engine_logprobs[i]),
             shaped=numbers(batch.advantages[i]),
         )
-        for name in ("old", "teacher", "reference"):
+        for name in ("old_logprobs", "teacher_logprobs", "reference_logprobs"):
             scores = getattr(batch, name)
             setattr(row, name, None if scores is None else numbers(scores[i]))
         for name in ("top_tokens", "teacher_top"):
@@ -192,7 +192,7 @@ def pack(rows: Sequence[Row], budget: int) -> list[list[Row]]:
 def blank_row(like: Row | None) -> Row:
     """A row without response tokens: fills a rank's last micro-batches so that all ranks have as many."""
     row = Row(0, 0, [0, 0], [], [], [])
-    for name in ("old", "teacher", "reference", "top_tokens", "teacher_top"):
+    for name in ("old_logprobs", "teacher_logprobs", "reference_logprobs", "top_tokens", "teacher_top"):
         if like is not None and (values := getattr(like, name)) is not None:
             setattr(row, name, values[:0])
     return row

@@ -58,7 +58,7 @@ def main(args: Sequence[str] | None = None) -> int:
         args = arguments = arguments[1:]
     _quieten()
     from sdar_pl.errors import UserError
-    from sdar_pl.runtime.messages import name_file, read_configs
+    from sdar_pl.runtime.messages import add_file_name, read_configs
     from sdar_pl.runtime.processes import GUARD, Stopped, say
 
     files: dict[str, Any] = {}
@@ -68,7 +68,7 @@ def main(args: Sequence[str] | None = None) -> int:
             _run(None if args is None else arguments, planning)
     except UserError as error:
         GUARD.failed(error)
-        return _fail(name_file(str(error), files, arguments))
+        return _fail(add_file_name(str(error), files, arguments))
     except (Stopped, KeyboardInterrupt) as error:
         say(f"stopped. {GUARD.resume}")
         return 128 + getattr(error, "signal", 2)
@@ -150,7 +150,7 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
     from sdar_pl.errors import UserError
     from sdar_pl.module import SDARModule
     from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO
-    from sdar_pl.runtime.messages import behind, plain_message
+    from sdar_pl.runtime.messages import behind, shorten
     from sdar_pl.runtime.metrics_csv import MetricsCSV
     from sdar_pl.runtime.processes import GUARD
     from sdar_pl.runtime.run_folder import advice, checkpoint, run_folder
@@ -165,7 +165,7 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
         """Raises ``UserError`` with the heart of the message instead of printing usage and a stack of causes."""
 
         def error(self, message: str, ex: Exception | None = None) -> Any:
-            raise UserError(plain_message(message)) from ex
+            raise UserError(shorten(message)) from ex
 
     class CLI(LightningCLI):
         run_folder = Path()
@@ -264,4 +264,4 @@ def _run(arguments: list[str] | None, planning: bool = False) -> None:
             args=arguments,
         )
     except ArgumentError as error:
-        raise UserError(plain_message(str(error))) from error
+        raise UserError(shorten(str(error))) from error

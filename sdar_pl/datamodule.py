@@ -27,12 +27,12 @@ from sdar_pl.micro_batches import micro_batches
 from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
-from sdar_pl.rollout import Play, Seat, play
-from sdar_pl.runtime.ranks import at_first, everyones
+from sdar_pl.rollout import EpisodeSlot, PlayRules, play
+from sdar_pl.runtime.ranks import all_gather, gather_to_rank_zero
 from sdar_pl.sampling import dynamic_sampling
-from sdar_pl.sampling.iteration import Iteration, taken_up
+from sdar_pl.sampling.iteration import Iteration, restore
 from sdar_pl.sampling.tasks import EVALUATE, SHUFFLE, draw, panel
-from sdar_pl.scoring import look_back, score, set_advantages, shape_iteration, tell_outcomes
+from sdar_pl.scoring import add_hindsight_contexts, score, set_advantages, shape_iteration, update_context_provider
 from sdar_pl.skills.providers import ContextProvider, NoContext
 from sdar_pl.types import Episode, Task
 
@@ -73,7 +73,7 @@ class RolloutDataModule(L.LightningDataModule):
         advantage: Advantage = GroupAdvantage(),  # noqa: B008 – never changed
         sampling: Sampling = Sampling(),  # noqa: B008 – never changed
         evaluation: Sampling = Sampling(temperature=0.4),  # noqa: B008 – never changed
-        play: Play = Play(),  # noqa: B008 – never changed
+        play: PlayRules = PlayRules(),  # noqa: B008 – never changed
         tasks_per_iteration: int = 16,
         group_size: int = 8,
         max_refills: int = 0,
@@ -152,7 +152,7 @@ class RolloutDataModule(L.LightningDataModule):
         if self.iteration is None or self.iteration.epoch != epoch:
             self.iteration = self.resumed = self._restored(epoch)
         if self.iteration is None:
-            with self.trainer.precision_plugin.forward_context(), self._policy.rollout():
+            with self.trainer.precision_plugin.forward_context(), self._policy.whole():
                 self.iteration = self._iterate(epoch)
         # Lightning divides the loss by this and steps the optimizer every so many batches.
         self.trainer.accumulate_grad_batches = self.iteration.accumulate
@@ -174,7 +174,7 @@ class RolloutDataModule(L.LightningDataModule):
         over = self.trainer.fit_loop.epoch_progress.current.processed
         state: dict[str, Any] = {"context": self.context.state_dict(), "iteration": None}
         if self.iteration is not None and self.iteration.epoch == over:
-            state["iteration"] = {"shape": self._shape, "ranks": at_first(self.iteration.plain())}
+            state["iteration"] = {"shape": self._shape, "ranks": gather_to_rank_zero(self.iteration.plain())}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -194,7 +194,7 @@ class RolloutDataModule(L.LightningDataModule):
         if saved["shape"] != self._shape:
             warnings.warn("data has changed since the checkpoint: its rollouts give way to new ones", stacklevel=2)
             return None
-        iteration, rows = taken_up(saved["ranks"], int(self.trainer.global_rank), int(self.trainer.world_size))
+        iteration, rows = restore(saved["ranks"], int(self.trainer.global_rank), int(self.trainer.world_size))
         if iteration.epoch != epoch:
             return None
         if not iteration.batches:
@@ -218,7 +218,7 @@ class RolloutDataModule(L.LightningDataModule):
         )
         episodes = found.episodes
         rolled = time.perf_counter()
-        look_back(self.context, self.prompter, self.environment, episodes)
+        add_hindsight_contexts(self.context, self.prompter, self.environment, episodes)
         rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, self.prompter.history)]
         set_advantages(rows, episodes, self.advantage)
         score(
@@ -233,7 +233,7 @@ class RolloutDataModule(L.LightningDataModule):
         )
         if objective.shapes_iteration and rows:
             shape_iteration(objective, rows, epoch)
-        tell_outcomes(self.context, [*episodes, *found.dropped])
+        update_context_provider(self.context, [*episodes, *found.dropped])
         batches, accumulate = self._batches(rows, epoch, bool(found.dropped))
         return Iteration(
             epoch,
@@ -254,27 +254,27 @@ class RolloutDataModule(L.LightningDataModule):
         # In a refill of few episodes, a single failure would be a large share of them.
         rules = replace(self.rules, max_failed=1.0) if refill else self.rules
         tell = self._tell if self.listeners else None
-        seats = self.seats(epoch, refill, groups)
-        return play(self.environment, seats, self.engine, self.prompter, self.sampling, rules, tell)
+        slots = self.slots(epoch, refill, groups)
+        return play(self.environment, slots, self.engine, self.prompter, self.sampling, rules, tell)
 
     def _tell(self, episode: Episode) -> None:
         for listener in self.listeners:
             listener(episode)
 
-    def seats(self, epoch: int, refill: int, groups: Sequence[int]) -> list[Seat]:
+    def slots(self, epoch: int, refill: int, groups: Sequence[int]) -> list[EpisodeSlot]:
         """Episodes to play: ``group_size`` for each of these groups, in the iteration's own round (0) or a refill."""
         tasks = self.environment.tasks(self.splits["train"])
         chosen, stream = draw(len(tasks), epoch, self.tasks_per_iteration, self.seed, refill)
-        seats = []
+        slots = []
         for group in groups:
             task = tasks[chosen[group]]
             context = self.context.provide(task)
             for index in range(self.group_size):
                 number = group * self.group_size + index
-                seat = Seat(task, group, index, number, (*stream, group, index), context)
-                seat.student_context = context if self.train_with_context else ""
-                seats.append(seat)
-        return seats
+                slot = EpisodeSlot(task, group, index, number, (*stream, group, index), context)
+                slot.student_context = context if self.train_with_context else ""
+                slots.append(slot)
+        return slots
 
     def _share(self, count: int) -> range:
         """This rank's share of ``count`` things."""
@@ -294,7 +294,7 @@ class RolloutDataModule(L.LightningDataModule):
             reading=module.objective.needs_teacher and module.teacher_refresh == "step",
         )
         if not any(batch.total_rows for batch in batches):
-            if not any(everyones(dropped)):
+            if not any(all_gather(dropped)):
                 raise UserError("data.environment: no episode of this iteration can be trained on, all of them failed")
             if self.trainer.is_global_zero:
                 warnings.warn(
@@ -321,18 +321,18 @@ class RolloutDataModule(L.LightningDataModule):
     def evaluate(self, numbered: Sequence[tuple[int, Task]], as_teacher: bool = False) -> list[Episode]:
         """Play panel tasks once each, with the teacher's weights and context if ``as_teacher``. The random stream of a
         task is the same at every evaluation."""
-        seats = []
+        slots = []
         for number, task in numbered:
-            seats.append(Seat(task, number, 0, number, (self.seed, EVALUATE, number)))
+            slots.append(EpisodeSlot(task, number, 0, number, (self.seed, EVALUATE, number)))
             if as_teacher or self.evaluate_with_context:
-                seats[-1].student_context = self.context.provide(task)
+                slots[-1].student_context = self.context.provide(task)
         policy, teacher = self._policy, self.trainer.lightning_module.teacher
         if as_teacher:
             teacher.begin(policy)
-        with policy.rollout(), teacher.view(policy) if as_teacher else nullcontext():
+        with policy.whole(), teacher.view(policy) if as_teacher else nullcontext():
             self.engine.sync(policy)
             tell = self._tell if self.listeners and not as_teacher else None
-            return play(self.environment, seats, self.engine, self.prompter, self.evaluation, self.rules, tell)
+            return play(self.environment, slots, self.engine, self.prompter, self.evaluation, self.rules, tell)
 
 
 def _loader(items: list[Any]) -> DataLoader[Any]:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from sdar_pl.batch import Batch, Row, blank_row, collate, pack
-from sdar_pl.runtime.ranks import everyones, summed, world
+from sdar_pl.runtime.ranks import all_gather, all_sum, world
 
 
 def micro_batches(
@@ -19,9 +19,9 @@ def micro_batches(
     """
     of_step = [[row for row in rows if step_of[row.group] == step] for step in range(steps)]
     parts = [pack(chosen, budget) for chosen in of_step]
-    accumulate = max(1, *everyones(max(map(len, parts))))
-    tokens = summed([float(sum(len(row.positions) for row in chosen)) for chosen in of_step])
-    counts = summed([float(len(chosen)) for chosen in of_step])
+    accumulate = max(1, *all_gather(max(map(len, parts))))
+    tokens = all_sum([float(sum(len(row.positions) for row in chosen)) for chosen in of_step])
+    counts = all_sum([float(len(chosen)) for chosen in of_step])
     blank = [blank_row(next(iter(rows), None))]
     batches = []
     for part, total_tokens, total_rows in zip(parts, tokens, counts, strict=True):

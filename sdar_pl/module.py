@@ -130,28 +130,28 @@ class SDARModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """One micro-batch → loss and per-token records [B, R] for the callbacks."""
-        teacher, top_tokens, teacher_top = batch.teacher, batch.top_tokens, batch.teacher_top
+        teacher, top_tokens, teacher_top = batch.teacher_logprobs, batch.top_tokens, batch.teacher_top
         if batch.reading is not None:
             teacher, _, teacher_top, top_tokens = self._read(batch.reading)
         student, entropy, student_top, _ = self.policy.logprobs(
             batch, temperature=self.temperature, entropy=True, top=top_tokens
         )
-        behaviour = student.detach() if batch.old is None else batch.old
+        behaviour = student.detach() if batch.old_logprobs is None else batch.old_logprobs
         outputs = self.objective(
             LossInputs(
-                student=student,
+                student_logprobs=student,
                 mask=batch.mask,
                 advantages=self._advantages(batch, behaviour),
                 turns=batch.turns,
-                old=batch.old,
-                teacher=teacher,
-                reference=batch.reference,
+                old_logprobs=batch.old_logprobs,
+                teacher_logprobs=teacher,
+                reference_logprobs=batch.reference_logprobs,
                 entropy=entropy,
                 student_top=student_top,
                 teacher_top=teacher_top,
                 total_tokens=batch.total_tokens or 1.0,
                 total_rows=batch.total_rows or 1.0,
-                step=self.trainer.current_epoch,
+                iteration=self.trainer.current_epoch,
                 episodes=batch.episodes,
                 groups=batch.groups,
                 shaped=self.objective.shapes_iteration,
@@ -165,7 +165,7 @@ class SDARModule(L.LightningModule):
             "policy/entropy": entropy,
             "policy/clip_fraction": outputs.tokens.get("clipped"),
             "policy/approx_kl": outputs.tokens.get("approx_kl"),
-            "engine/logprob_mismatch": (behaviour - batch.engine).abs() * batch.mask,
+            "engine/logprob_mismatch": (behaviour - batch.engine_logprobs).abs() * batch.mask,
         }
         for name, values in records.items():
             if values is not None:
@@ -177,7 +177,7 @@ class SDARModule(L.LightningModule):
         """The teacher's log-probs [B, R] under the weights of this step. Comes before the student's forward: what its
         backward needs must not be swapped in between."""
         top_k = self.objective.teacher_top_k or None
-        with self.policy.rollout(), self.teacher.view(self.policy):
+        with self.policy.whole(), self.teacher.view(self.policy):
             return self.policy.logprobs(reading, temperature=self.temperature, top=top_k)
 
     def optimizer_step(
@@ -194,7 +194,7 @@ class SDARModule(L.LightningModule):
     def _advantages(self, batch: Batch, behaviour: Tensor) -> Tensor:
         if self.importance_cap is None:
             return batch.advantages
-        ratio = ((behaviour - batch.engine) * batch.mask).exp().clamp(max=self.importance_cap)
+        ratio = ((behaviour - batch.engine_logprobs) * batch.mask).exp().clamp(max=self.importance_cap)
         return batch.advantages * ratio
 
     def on_train_start(self) -> None:

@@ -203,7 +203,7 @@ class Policy(nn.Module):
             self.train(was)
 
     @contextlib.contextmanager
-    def rollout(self) -> Iterator[None]:
+    def whole(self) -> Iterator[None]:
         """Inside, the policy is ``evaluating`` and whole on every rank. Collective under FSDP2."""
         with self.evaluating(), gathered(self.causal_lm):
             yield

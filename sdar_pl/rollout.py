@@ -1,6 +1,6 @@
 """play(): sessions × engine → episodes.
 
-All episodes advance together: one batched ``generate`` per round, then the sessions step in threads (crew.py). A
+All episodes advance together: one batched ``generate`` per round, then the sessions step in threads (sampling/threads.py). A
 session that raises or hangs is played again from the start on a fresh one; after ``retries`` it is given up and its
 episode marked ``failed``: it takes part in no statistics and no loss. Sessions are always closed, those too that come
 back after they were given up.
@@ -28,7 +28,7 @@ Progress = Callable[[Episode], None]
 
 
 @dataclass
-class Play:
+class PlayRules:
     """Rules of play.
 
     Args:
@@ -62,7 +62,7 @@ class Play:
 
 @dataclass
 class Attempt:
-    """One try at an episode. Threads are given the attempt, never the seat: what a given-up one does reaches nobody."""
+    """One try at an episode. Threads are given the attempt, never the slot: what a given-up one does reaches nobody."""
 
     stream: np.random.Generator
     session: list[Session] = field(default_factory=list)  # one, or none where it is not open
@@ -78,7 +78,7 @@ class Attempt:
 
 
 @dataclass
-class Seat:
+class EpisodeSlot:
     """One episode to play. ``number`` names it for the engine; ``seed`` starts its random stream."""
 
     task: Task
@@ -104,20 +104,20 @@ class Seat:
 
 def play(
     environment: Environment,
-    seats: Sequence[Seat],
+    slots: Sequence[EpisodeSlot],
     engine: Engine,
     prompter: Prompter,
     sampling: Sampling,
-    rules: Play,
+    rules: PlayRules,
     progress: Progress | None = None,
 ) -> list[Episode]:
-    """Play every seat to its end → episodes in the order of ``seats``.
+    """Play every slot to its end → episodes in the order of ``slots``.
 
     Raises ``UserError`` when more than ``rules.max_failed`` of the episodes failed.
     """
-    table = _Table(environment, engine, prompter, sampling, rules, progress)
+    table = _Players(environment, engine, prompter, sampling, rules, progress)
     try:
-        waiting, active = list(seats), list[Seat]()
+        waiting, active = list(slots), list[EpisodeSlot]()
         while waiting or active:
             opened, waiting = table.open(waiting)
             active += opened
@@ -126,9 +126,9 @@ def play(
                 waiting += failed
                 active = table.end(active)
     finally:
-        table.close([seat for seat in seats if seat.attempt is not None])
-        engine.release([seat.number for seat in seats])
-    episodes = [table.ended[seat.number] for seat in seats]
+        table.close([slot for slot in slots if slot.attempt is not None])
+        engine.release([slot.number for slot in slots])
+    episodes = [table.ended[slot.number] for slot in slots]
     lost = [episode for episode in episodes if episode.failed]
     if len(lost) > rules.max_failed * len(episodes):
         raise UserError(
@@ -139,97 +139,97 @@ def play(
 
 
 @dataclass
-class _Table:
+class _Players:
     """What a play needs, and the episodes that have ended."""
 
     environment: Environment
     engine: Engine
     prompter: Prompter
     sampling: Sampling
-    rules: Play
+    rules: PlayRules
     progress: Progress | None
     ended: dict[int, Episode] = field(default_factory=dict)
 
-    def open(self, seats: Sequence[Seat]) -> tuple[list[Seat], list[Seat]]:
-        """Start a fresh session for each seat → (seats in play, seats to open again)."""
-        for seat in seats:
-            seat.attempt = Attempt(np.random.default_rng([*seat.seed, seat.failures]))
-        firsts, playing, again = self._ask(seats, [partial(self._reset, seat.now, seat.task) for seat in seats])
-        for seat, first in zip(playing, firsts, strict=True):
-            seat.now.episode = Episode(
-                seat.task, seat.group, seat.index, first, context=seat.context, student_context=seat.student_context
+    def open(self, slots: Sequence[EpisodeSlot]) -> tuple[list[EpisodeSlot], list[EpisodeSlot]]:
+        """Start a fresh session for each slot → (slots in play, slots to open again)."""
+        for slot in slots:
+            slot.attempt = Attempt(np.random.default_rng([*slot.seed, slot.failures]))
+        firsts, playing, again = self._ask(slots, [partial(self._reset, slot.now, slot.task) for slot in slots])
+        for slot, first in zip(playing, firsts, strict=True):
+            slot.now.episode = Episode(
+                slot.task, slot.group, slot.index, first, context=slot.context, student_context=slot.student_context
             )
             # A first prompt over its limit is the user's error, and said before any token is sampled.
-            self._prompt(seat)
+            self._prompt(slot)
         return playing, again
 
-    def turn(self, seats: Sequence[Seat]) -> tuple[list[Seat], list[Seat]]:
-        """One response and one step for each seat → (seats in play, seats to open again)."""
+    def turn(self, slots: Sequence[EpisodeSlot]) -> tuple[list[EpisodeSlot], list[EpisodeSlot]]:
+        """One response and one step for each slot → (slots in play, slots to open again)."""
         keep = self.prompter.history == "conversation"
-        requests = [Request(seat.number, seat.now.tokens, seat.now.stream, keep) for seat in seats]
+        requests = [Request(slot.number, slot.now.tokens, slot.now.stream, keep) for slot in slots]
         completions = self.engine.generate(requests, self.sampling)
-        turns = {seat.number: self._turn(seat, answer) for seat, answer in zip(seats, completions, strict=True)}
-        steps = [partial(_step, seat.now, turns[seat.number].action) for seat in seats]
-        observations, playing, again = self._ask(seats, steps)
-        for seat, observation in zip(playing, observations, strict=True):
-            turns[seat.number].observation = observation
-            seat.episode.turns.append(turns[seat.number])
+        turns = {slot.number: self._turn(slot, answer) for slot, answer in zip(slots, completions, strict=True)}
+        steps = [partial(_step, slot.now, turns[slot.number].action) for slot in slots]
+        observations, playing, again = self._ask(slots, steps)
+        for slot, observation in zip(playing, observations, strict=True):
+            turns[slot.number].observation = observation
+            slot.episode.turns.append(turns[slot.number])
         return playing, again
 
-    def end(self, seats: Sequence[Seat]) -> list[Seat]:
-        """Clear the seats whose episode is over → those in play, with the prompts of their next turns."""
-        going = [seat for seat in seats if self._goes_on(seat)]
-        over = [seat for seat in seats if seat.number in self.ended]
-        self.engine.release([seat.number for seat in over])
+    def end(self, slots: Sequence[EpisodeSlot]) -> list[EpisodeSlot]:
+        """Clear the slots whose episode is over → those in play, with the prompts of their next turns."""
+        going = [slot for slot in slots if self._goes_on(slot)]
+        over = [slot for slot in slots if slot.number in self.ended]
+        self.engine.release([slot.number for slot in over])
         self.close(over)
         return going
 
-    def close(self, seats: Sequence[Seat]) -> None:
-        """Close the seats' sessions. One that cannot be closed is warned of."""
-        holding = [seat for seat in seats if seat.now.session]
-        for seat in holding:
-            seat.now.given_up = True
-        said = run_all([seat.now.close for seat in holding], self.rules.step_timeout, self.rules.workers)
-        for seat, error in zip(holding, said, strict=True):
+    def close(self, slots: Sequence[EpisodeSlot]) -> None:
+        """Close the slots' sessions. One that cannot be closed is warned of."""
+        holding = [slot for slot in slots if slot.now.session]
+        for slot in holding:
+            slot.now.given_up = True
+        said = run_all([slot.now.close for slot in holding], self.rules.step_timeout, self.rules.workers)
+        for slot, error in zip(holding, said, strict=True):
             if isinstance(error, BaseException):
-                warnings.warn(f"closing a session of {seat.task.id}: {_in_words(error)}", stacklevel=2)
+                warnings.warn(f"closing a session of {slot.task.id}: {_in_words(error)}", stacklevel=2)
 
     # ------------------------------------------------------------------ sessions
 
     def _ask(
-        self, seats: Sequence[Seat], calls: Sequence[Callable[[], object]]
-    ) -> tuple[list[Observation], list[Seat], list[Seat]]:
-        """Call each seat's session → (observations, their seats, seats to open again)."""
-        observations, playing, lost = list[Observation](), list[Seat](), list[tuple[Seat, str]]()
+        self, slots: Sequence[EpisodeSlot], calls: Sequence[Callable[[], object]]
+    ) -> tuple[list[Observation], list[EpisodeSlot], list[EpisodeSlot]]:
+        """Call each slot's session → (observations, their slots, slots to open again)."""
+        observations, playing, lost = list[Observation](), list[EpisodeSlot](), list[tuple[EpisodeSlot, str]]()
         answers = run_all(calls, self.rules.step_timeout, self.rules.workers)
-        for seat, answer in zip(seats, answers, strict=True):
+        for slot, answer in zip(slots, answers, strict=True):
             if isinstance(answer, UserError):
                 raise answer
             if isinstance(answer, BaseException):
-                lost.append((seat, _in_words(answer)))
+                lost.append((slot, _in_words(answer)))
             elif not isinstance(answer, Observation):
-                lost.append((seat, f"the session answered {type(answer).__name__} instead of an Observation"))
+                lost.append((slot, f"the session answered {type(answer).__name__} instead of an Observation"))
             else:
                 observations.append(answer)
-                playing.append(seat)
-        return observations, playing, self._sort_out(lost)
+                playing.append(slot)
+        return observations, playing, self._retry_or_fail(lost)
 
-    def _sort_out(self, lost: Sequence[tuple[Seat, str]]) -> list[Seat]:
-        """Clear the seats of failed sessions → those to open again."""
+    def _retry_or_fail(self, lost: Sequence[tuple[EpisodeSlot, str]]) -> list[EpisodeSlot]:
+        """Clear the slots of failed sessions → those to open again."""
         again = []
-        for seat, _ in lost:
-            seat.now.given_up = True
-        self.close([seat for seat, _ in lost])
-        self.engine.release([seat.number for seat, _ in lost])
-        for seat, wrong in lost:
-            seat.failures += 1
-            if seat.failures <= self.rules.retries:
-                again.append(seat)
+        for slot, _ in lost:
+            slot.now.given_up = True
+        self.close([slot for slot, _ in lost])
+        self.engine.release([slot.number for slot, _ in lost])
+        for slot, wrong in lost:
+            slot.failures += 1
+            if slot.failures <= self.rules.retries:
+                again.append(slot)
                 continue
-            episode = seat.now.episode or Episode(seat.task, seat.group, seat.index, Observation(""))
+            episode = slot.now.episode or Episode(slot.task, slot.group, slot.index, Observation(""))
             episode.failed = wrong
-            self.ended[seat.number] = episode
-            warnings.warn(f"task {seat.task.id} failed {seat.failures} times and is left out: {wrong}", stacklevel=2)
+            self.ended[slot.number] = episode
+            warnings.warn(f"task {slot.task.id} failed {slot.failures} times and is left out: {wrong}", stacklevel=2)
         return again
 
     def _reset(self, attempt: Attempt, task: Task) -> object:
@@ -242,30 +242,30 @@ class _Table:
 
     # ------------------------------------------------------------------ turns
 
-    def _prompt(self, seat: Seat) -> None:
-        student, teacher = self.prompter.prompts(self.environment, seat.episode)
-        now = seat.now
+    def _prompt(self, slot: EpisodeSlot) -> None:
+        student, teacher = self.prompter.prompts(self.environment, slot.episode)
+        now = slot.now
         now.tokens = [*now.tokens, *student] if self.prompter.history == "conversation" else student
         now.new = student, teacher
 
-    def _goes_on(self, seat: Seat) -> bool:
-        episode = seat.episode
+    def _goes_on(self, slot: EpisodeSlot) -> bool:
+        episode = slot.episode
         if not episode.turns[-1].observation.done and len(episode.turns) < self.rules.max_turns:
-            self._prompt(seat)
-            if not self.prompter.full(seat.now.tokens, episode):
+            self._prompt(slot)
+            if not self.prompter.full(slot.now.tokens, episode):
                 return True
             episode.overflow = True
         episode.penalty = self.rules.invalid_penalty * sum(not turn.valid for turn in episode.turns)
-        self.ended[seat.number] = episode
+        self.ended[slot.number] = episode
         if self.progress is not None:
             self.progress(episode)
         return False
 
-    def _turn(self, seat: Seat, completion: Completion) -> Turn:
-        student, teacher = seat.now.new
+    def _turn(self, slot: EpisodeSlot, completion: Completion) -> Turn:
+        student, teacher = slot.now.new
         text = self.prompter.decode(completion.tokens)
         action, valid = self.environment.parse(text)
-        seat.now.tokens = [*seat.now.tokens, *completion.tokens]
+        slot.now.tokens = [*slot.now.tokens, *completion.tokens]
         return Turn(student, completion.tokens, completion.logprobs, text, action, valid, Observation(""), teacher)
 
 

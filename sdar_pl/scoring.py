@@ -24,13 +24,13 @@ from sdar_pl.environments.base import Environment
 from sdar_pl.objectives import Advantage, LossInputs, Objective
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter, TooLongError
-from sdar_pl.runtime.ranks import everyones, rank
+from sdar_pl.runtime.ranks import all_gather, rank
 from sdar_pl.skills.providers import ContextProvider
 from sdar_pl.teachers import Teacher
 from sdar_pl.types import Episode
 
 
-def look_back(
+def add_hindsight_contexts(
     context: ContextProvider, prompter: Prompter, environment: Environment, episodes: Sequence[Episode]
 ) -> None:
     """Let the context provider read the finished groups; the teacher's prompts follow, the student's stay.
@@ -55,7 +55,7 @@ def set_advantages(rows: Sequence[Row], episodes: Sequence[Episode], advantage: 
     Whole groups are on one rank, so only an advantage of the ``whole_batch`` needs the rows of all (collective).
     """
     facts = [(episodes[row.episode].reward, row.group, row.episode) for row in rows]
-    ranks, own = (everyones(facts), rank()) if advantage.whole_batch else ([facts], 0)
+    ranks, own = (all_gather(facts), rank()) if advantage.whole_batch else ([facts], 0)
     rewards = torch.tensor([reward for part in ranks for reward, _, _ in part], dtype=torch.float64)
     groups = torch.tensor([group for part in ranks for _, group, _ in part], dtype=torch.long)
     # Each rank numbers its episodes from 0: here they need numbers of their own.
@@ -68,11 +68,11 @@ def set_advantages(rows: Sequence[Row], episodes: Sequence[Episode], advantage: 
         row.advantage = value
 
 
-def tell_outcomes(context: ContextProvider, episodes: Sequence[Episode]) -> None:
+def update_context_provider(context: ContextProvider, episodes: Sequence[Episode]) -> None:
     """Let the context provider learn from the episodes of all ranks, in the same order on each (collective)."""
     # A task's data is its environment's own, of any kind and size: it stays here.
     own = [(e.group, e.index, replace(e.task, data=None), context.given(e.task), e.success) for e in episodes]
-    heard = sorted(chain.from_iterable(everyones(own)), key=itemgetter(0, 1))
+    heard = sorted(chain.from_iterable(all_gather(own)), key=itemgetter(0, 1))
     for _, _, task, given, success in heard:
         context.update(task, given, success)
 
@@ -92,18 +92,18 @@ def step_anchors(rows: Sequence[Row], episodes: Sequence[Episode]) -> dict[str, 
 def shape_iteration(objective: Objective, rows: Sequence[Row], step: int) -> None:
     """Token advantages that depend on several rows of an iteration (AgentOPSD, GRSD), from their old log-probs."""
     batch = collate(rows)
-    assert batch.old is not None
+    assert batch.old_logprobs is not None
     shaped = objective.shape(
         LossInputs(
-            student=batch.old,
-            old=batch.old,
-            teacher=batch.teacher,
+            student_logprobs=batch.old_logprobs,
+            old_logprobs=batch.old_logprobs,
+            teacher_logprobs=batch.teacher_logprobs,
             mask=batch.mask,
             advantages=batch.advantages,
             turns=batch.turns,
             episodes=batch.episodes,
             groups=batch.groups,
-            step=step,
+            iteration=step,
         )
     )
     for row, values in zip(rows, shaped.tolist(), strict=True):
@@ -125,16 +125,16 @@ def score(
     teacher's likeliest tokens with their log-probs.
 
     ``budget``: padded tokens a micro-batch. A row without teacher tokens has no privileged context: its teacher reads
-    what the student reads. The policy is ``Policy.rollout()``: whole on every rank.
+    what the student reads. The policy is ``Policy.whole()``: whole on every rank.
     """
     with policy.evaluating():
         if old:
-            _fill(policy, rows, rows, "old", budget, temperature)
+            _fill(policy, rows, rows, "old_logprobs", budget, temperature)
         if teacher is not None:
             readings = [row.as_teacher() for row in rows]
-            _fill(policy, rows, readings, "teacher", budget, temperature, teacher.view(policy), top_k=top_k)
+            _fill(policy, rows, readings, "teacher_logprobs", budget, temperature, teacher.view(policy), top_k=top_k)
         if reference:
-            _fill(policy, rows, rows, "reference", budget, temperature, policy.reference())
+            _fill(policy, rows, rows, "reference_logprobs", budget, temperature, policy.reference())
 
 
 def _fill(

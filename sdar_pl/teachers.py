@@ -30,7 +30,7 @@ class Teacher(ABC):
 
     @abstractmethod
     def view(self, policy: Policy) -> AbstractContextManager[None]:
-        """Inside, the policy has the teacher's weights. Belongs inside ``Policy.rollout()``; collective under FSDP2."""
+        """Inside, the policy has the teacher's weights. Belongs inside ``Policy.whole()``; collective under FSDP2."""
 
     def follow(self, policy: Policy) -> None:  # noqa: B027 - most stand still or are the policy
         """An optimizer step has changed the policy."""

@@ -19,7 +19,7 @@ def test_a_conversation_is_one_row() -> None:
     assert row.tokens == [1, 2, 0, 11, 12, 100, 101, 21, 22, 200, 201, 202]
     assert row.positions == [2, 5, 6, 9, 10, 11]
     assert row.turns == [0, 1, 1, 2, 2, 2]
-    assert row.engine == [-0.5, -1, -1, -1.5, -1.5, -1.5]
+    assert row.engine_logprobs == [-0.5, -1, -1, -1.5, -1.5, -1.5]
     # The teacher reads the privileged prompt once, then the same as the student.
     assert row.teacher_tokens == [7, 7, *row.tokens]
     assert row.teacher_positions == [position + 2 for position in row.positions]
@@ -30,7 +30,7 @@ def test_a_conversation_is_one_row() -> None:
 def test_windowed_turns_are_rows() -> None:
     first, second, third = rows_of(an_episode(), 5, "windowed")
     assert (second.tokens, second.positions, second.turns) == ([11, 12, 100, 101], [2, 3], [1, 1])
-    assert third.engine == [-1.5] * 3
+    assert third.engine_logprobs == [-1.5] * 3
     assert first.teacher_tokens == [7, 7, 1, 2, 0]
     assert first.teacher_positions == [4]
     assert not second.teacher_tokens
@@ -60,14 +60,14 @@ def test_other_tokens_for_the_teacher_are_an_error(monkeypatch: pytest.MonkeyPat
 def test_collate() -> None:
     rows = [*rows_of(an_episode(), 5, "conversation"), *rows_of(an_episode(), 6, "windowed")[1:2]]
     rows[0].advantage, rows[1].advantage = 1.5, -0.5
-    rows[0].teacher, rows[1].teacher = [-0.1] * 6, [-0.2] * 2
-    rows[0].old = [-0.3] * 6  # the other row has none
+    rows[0].teacher_logprobs, rows[1].teacher_logprobs = [-0.1] * 6, [-0.2] * 2
+    rows[0].old_logprobs = [-0.3] * 6  # the other row has none
     batch = collate(rows, pad=9)
     assert batch.tokens.shape == batch.attention.shape == (2, 12)
     assert batch.tokens[1].tolist() == [11, 12, 100, 101] + [9] * 8
     assert batch.attention.sum(1).tolist() == [12, 4]
     assert batch.attention[1].tolist() == [1] * 4 + [0] * 8
-    for name in ("positions", "mask", "turns", "engine", "teacher"):
+    for name in ("positions", "mask", "turns", "engine_logprobs", "teacher_logprobs"):
         assert getattr(batch, name).shape == (2, 6), name
     assert batch.mask.tolist() == [[1.0] * 6, [1.0] * 2 + [0.0] * 4]
     assert batch.positions[1].tolist() == [2, 3, 0, 0, 0, 0]
@@ -77,12 +77,12 @@ def test_collate() -> None:
     assert batch.advantages.tolist() == [[1.5] * 6, [-0.5] * 2 + [0.0] * 4]
     rows[0].shaped = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
     torch.testing.assert_close(collate(rows).advantages[0], torch.tensor(rows[0].shaped))
-    assert batch.engine[1].tolist() == [-1.0, -1.0, 0, 0, 0, 0]
-    assert batch.teacher is not None
-    torch.testing.assert_close(batch.teacher[1], torch.tensor([-0.2, -0.2, 0, 0, 0, 0]))
-    assert batch.old is None
-    assert batch.reference is None
-    floats = ("mask", "advantages", "engine", "teacher")
+    assert batch.engine_logprobs[1].tolist() == [-1.0, -1.0, 0, 0, 0, 0]
+    assert batch.teacher_logprobs is not None
+    torch.testing.assert_close(batch.teacher_logprobs[1], torch.tensor([-0.2, -0.2, 0, 0, 0, 0]))
+    assert batch.old_logprobs is None
+    assert batch.reference_logprobs is None
+    floats = ("mask", "advantages", "engine_logprobs", "teacher_logprobs")
     assert {getattr(batch, name).dtype for name in floats} == {torch.float32}
 
 
@@ -119,7 +119,7 @@ def test_a_batch_moves_whole() -> None:
     batch.total_tokens = 7.0
     moved = batch.to(torch.device("meta"))
     assert moved.total_tokens == 7.0
-    assert moved.old is None
+    assert moved.old_logprobs is None
     tensors = [value for value in vars(moved).values() if isinstance(value, torch.Tensor)]
     assert len(tensors) == 9
     assert all(tensor.is_meta for tensor in tensors)

@@ -201,7 +201,7 @@ def test_teacher_and_student_agree_on_equal_contexts(make_policy: MakePolicy) ->
     policy, batch = make_policy(), a_batch()
     policy.train()
     student = policy.logprobs(batch).values
-    with policy.rollout():
+    with policy.whole():
         teacher = policy.logprobs(batch).values
     assert torch.equal(student.detach(), teacher)
     assert student.requires_grad
@@ -213,12 +213,12 @@ def test_rollout_restores_what_it_changed(make_policy: MakePolicy) -> None:
     policy = make_policy()
     for mode in (True, False):
         policy.train(mode)
-        with policy.rollout():
+        with policy.whole():
             assert not policy.training
             assert not policy.causal_lm.training
             assert not torch.is_grad_enabled()
         assert policy.training is policy.causal_lm.training is mode
-        with pytest.raises(ZeroDivisionError), policy.rollout():
+        with pytest.raises(ZeroDivisionError), policy.whole():
             raise ZeroDivisionError
         assert policy.training is policy.causal_lm.training is mode
     assert torch.is_grad_enabled()

@@ -20,13 +20,13 @@ from sdar_pl.engines.base import Completion, Engine, Request, Sampling
 from sdar_pl.environments.base import Session
 from sdar_pl.errors import UserError
 from sdar_pl.prompts import Prompter
-from sdar_pl.rollout import Play, Seat, play
+from sdar_pl.rollout import EpisodeSlot, PlayRules, play
 from sdar_pl.sampling.threads import NoAnswerError, run_all
 from sdar_pl.types import Episode, Observation, Task
 
 #: tokens of the made-up responses
 TOKENS = (60, 80)
-QUICK = Play(step_timeout=0.4, workers=4)
+QUICK = PlayRules(step_timeout=0.4, workers=4)
 
 
 class Dice(Engine):
@@ -52,14 +52,14 @@ class Dice(Engine):
         self.released.extend(sessions)
 
 
-def seats(count: int = 6, **options: Any) -> list[Seat]:
-    return [Seat(Task(str(n), "echo", f"task {n}"), n // 2, n % 2, n, (5, n), **options) for n in range(count)]
+def slots(count: int = 6, **options: Any) -> list[EpisodeSlot]:
+    return [EpisodeSlot(Task(str(n), "echo", f"task {n}"), n // 2, n % 2, n, (5, n), **options) for n in range(count)]
 
 
-def run(world: Echo, rules: Play = QUICK, engine: Engine | None = None, **options: Any) -> list[Episode]:
+def run(world: Echo, rules: PlayRules = QUICK, engine: Engine | None = None, **options: Any) -> list[Episode]:
     prompter = Prompter(**options.pop("prompter", {}))
     prompter.bind(make_tokenizer())
-    return play(world, options.pop("seats", seats()), engine or Dice(), prompter, Sampling(), rules, **options)
+    return play(world, options.pop("slots", slots()), engine or Dice(), prompter, Sampling(), rules, **options)
 
 
 def only(number: int, kind: type[EchoSession], times: int) -> Callable[[Task, int], Session | None]:
@@ -105,14 +105,14 @@ def test_windowed_prompts_are_whole_and_not_kept() -> None:
 
 
 def test_max_turns_and_penalties() -> None:
-    episodes = run(Echo(turns=9), Play(max_turns=4, invalid_penalty=0.25))
+    episodes = run(Echo(turns=9), PlayRules(max_turns=4, invalid_penalty=0.25))
     for episode in episodes:
         assert len(episode.turns) == 4
         assert not episode.success
         assert not episode.overflow
         assert episode.reward == -0.25 * sum(not turn.valid for turn in episode.turns)
     assert {turn.valid for episode in episodes for turn in episode.turns} == {True, False}
-    for episode in run(Echo(turns=2), Play(invalid_penalty=0.25)):
+    for episode in run(Echo(turns=2), PlayRules(invalid_penalty=0.25)):
         assert episode.reward == 1 - 0.25 * sum(not turn.valid for turn in episode.turns)
 
 
@@ -122,7 +122,7 @@ def test_overflow_ends_a_conversation(limit: str) -> None:
     low = 80 if limit == "max_prompt_tokens" else 110
     for bound in (2048, low):
         options = {"max_prompt_tokens": 2048, "max_teacher_tokens": 2048, limit: bound}
-        episodes = run(Echo(turns=6), prompter=options, seats=seats(context="skill " * 5))
+        episodes = run(Echo(turns=6), prompter=options, slots=slots(context="skill " * 5))
         sizes = []
         for episode in episodes:
             student = [token for turn in episode.turns for token in [*turn.prompt, *turn.response]]
@@ -148,8 +148,8 @@ def test_the_number_of_threads_changes_nothing(workers: int) -> None:
     flaky = only(1, worlds.Raises, 1)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        one = run(Echo(make=flaky), Play(workers=7))
-        other = run(Echo(make=flaky), Play(workers=workers))
+        one = run(Echo(make=flaky), PlayRules(workers=7))
+        other = run(Echo(make=flaky), PlayRules(workers=workers))
     assert summary(one) == summary(other)
 
 
@@ -193,7 +193,7 @@ def test_what_fails_too_often_is_given_up(kind: type[EchoSession], words: str) -
 def test_retries_none() -> None:
     world = Echo(make=only(2, worlds.Raises, 1))
     with pytest.warns(UserWarning, match="failed 1 times"):
-        assert run(world, Play(retries=0))[2].failed
+        assert run(world, PlayRules(retries=0))[2].failed
     assert world.opened["2"] == 1
 
 
@@ -203,9 +203,9 @@ def test_too_many_failures_stop_the_run() -> None:
         pytest.warns(UserWarning, match="left out"),
         pytest.raises(UserError, match=r"3 of 6 episodes failed.*max_failed.*boom"),
     ):
-        run(world, Play(max_failed=0.4))
+        run(world, PlayRules(max_failed=0.4))
     with pytest.warns(UserWarning, match="left out"):
-        episodes = run(world, Play(max_failed=0.5))
+        episodes = run(world, PlayRules(max_failed=0.5))
     assert sum(bool(episode.failed) for episode in episodes) == 3
 
 
@@ -246,7 +246,7 @@ def test_an_engine_that_fails_leaves_no_session_open() -> None:
 
 
 def test_one_that_opens_too_late_reaches_nobody() -> None:
-    """A session that hangs in reset comes back while another attempt of its seat is in play."""
+    """A session that hangs in reset comes back while another attempt of its slot is in play."""
     worlds.HangsOpening.release.clear()
     log: list[str] = []
     late = worlds.HangsOpening(Task("0", "echo", "task 0"), 3, log)
@@ -365,7 +365,7 @@ def test_a_hung_session_does_not_keep_the_process_alive() -> None:
 )
 def test_bad_rules(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"data.play.{next(iter(wrong))}"):
-        Play(**wrong)
+        PlayRules(**wrong)
 
 
 def test_reward_is_what_the_environment_gave_less_penalties() -> None:
@@ -374,7 +374,7 @@ def test_reward_is_what_the_environment_gave_less_penalties() -> None:
             self.number += 1
             return Observation("x", reward=0.5 * self.number, done=self.number == 2)
 
-    episodes = run(Echo(make=lambda task, count: Gives(task, 2, [])), Play(invalid_penalty=0.1))
+    episodes = run(Echo(make=lambda task, count: Gives(task, 2, [])), PlayRules(invalid_penalty=0.1))
     wrong = [sum(not turn.valid for turn in episode.turns) for episode in episodes]
     assert [episode.reward for episode in episodes] == pytest.approx([1.5 - 0.1 * number for number in wrong])
     assert not any(episode.success for episode in episodes)

@@ -18,8 +18,8 @@ from sdar_pl.errors import UserError
 from sdar_pl.objectives.advantages import BatchAdvantage, GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
-from sdar_pl.rollout import Play, Seat, play
-from sdar_pl.scoring import score, set_advantages, tell_outcomes
+from sdar_pl.rollout import EpisodeSlot, PlayRules, play
+from sdar_pl.scoring import score, set_advantages, update_context_provider
 from sdar_pl.skills.providers import NoContext
 from sdar_pl.teachers import Current
 from sdar_pl.types import Episode, Observation, Task, Turn
@@ -34,8 +34,10 @@ def played(policy: Policy, history: Any, contexts: tuple[str, ...] = ("a skill",
     world, engine = Echo(turns=3), TransformersEngine()
     engine.sync(policy)
     tasks = world.tasks("train")
-    seats = [Seat(tasks[n // 2], n // 2, n % 2, n, (n,), context=contexts[n // 2]) for n in range(2 * len(contexts))]
-    episodes = play(world, seats, engine, prompter, Sampling(max_new_tokens=8), Play())
+    slots = [
+        EpisodeSlot(tasks[n // 2], n // 2, n % 2, n, (n,), context=contexts[n // 2]) for n in range(2 * len(contexts))
+    ]
+    episodes = play(world, slots, engine, prompter, Sampling(max_new_tokens=8), PlayRules())
     return [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, history)]
 
 
@@ -62,9 +64,9 @@ def test_scores_are_the_views_logprobs(make_policy: MakePolicy, history: Any) ->
             if row.teacher_tokens:
                 teacher = policy.logprobs(collate([row.as_teacher()]), temperature=0.8)[0][0]
                 assert (teacher - student).abs().max() > 1e-3
-        torch.testing.assert_close(torch.tensor(row.old), student, atol=2e-5, rtol=0)
-        torch.testing.assert_close(torch.tensor(row.teacher), teacher, atol=2e-5, rtol=0)
-        torch.testing.assert_close(torch.tensor(row.reference), reference, atol=2e-5, rtol=0)
+        torch.testing.assert_close(torch.tensor(row.old_logprobs), student, atol=2e-5, rtol=0)
+        torch.testing.assert_close(torch.tensor(row.teacher_logprobs), teacher, atol=2e-5, rtol=0)
+        torch.testing.assert_close(torch.tensor(row.reference_logprobs), reference, atol=2e-5, rtol=0)
         assert (reference - student).abs().max() > 1e-3
 
 
@@ -73,10 +75,15 @@ def test_only_what_is_asked_for(make_policy: MakePolicy) -> None:
     rows = played(policy, "conversation")
     for name in ("teacher", "old", "reference"):
         fill(policy, rows, **{name: Current() if name == "teacher" else True})
-        names = {n for row in rows for n in ("teacher", "old", "reference") if getattr(row, n) is not None}
-        assert names == {name}
+        names = {
+            n
+            for row in rows
+            for n in ("teacher_logprobs", "old_logprobs", "reference_logprobs")
+            if getattr(row, n) is not None
+        }
+        assert names == {f"{name}_logprobs"}
         for row in rows:
-            setattr(row, name, None)
+            setattr(row, f"{name}_logprobs", None)
 
 
 def test_a_teacher_without_context_is_the_student(make_policy: MakePolicy) -> None:
@@ -84,12 +91,12 @@ def test_a_teacher_without_context_is_the_student(make_policy: MakePolicy) -> No
     policy = make_policy()
     rows = played(policy, "conversation", ("", ""))
     fill(policy, rows, teacher=Current(), old=True, budget=10_000)
-    assert all(row.teacher == row.old for row in rows)
+    assert all(row.teacher_logprobs == row.old_logprobs for row in rows)
     policy.train()
     batch = collate(sorted(rows, key=lambda row: -len(row.tokens)))
     student = policy.logprobs(batch).values
-    assert batch.teacher is not None
-    assert torch.equal(student.detach(), batch.teacher)
+    assert batch.teacher_logprobs is not None
+    assert torch.equal(student.detach(), batch.teacher_logprobs)
 
 
 @pytest.mark.parametrize("budget", [1, 90, 100_000])
@@ -97,20 +104,20 @@ def test_the_budget_changes_nothing(make_policy: MakePolicy, budget: int) -> Non
     policy = make_policy()
     rows = played(policy, "conversation")
     fill(policy, rows, teacher=Current())
-    before = [row.teacher for row in rows]
+    before = [row.teacher_logprobs for row in rows]
     fill(policy, rows, teacher=Current(), budget=budget)
     for row, values in zip(rows, before, strict=True):
-        torch.testing.assert_close(torch.tensor(row.teacher), torch.tensor(values), atol=2e-5, rtol=0)
+        torch.testing.assert_close(torch.tensor(row.teacher_logprobs), torch.tensor(values), atol=2e-5, rtol=0)
 
 
 def test_teacher_scores_belong_to_the_weights_of_their_time(make_policy: MakePolicy) -> None:
     policy = make_policy()
     rows = played(policy, "conversation")
     fill(policy, rows, teacher=Current())
-    before = [row.teacher for row in rows]
+    before = [row.teacher_logprobs for row in rows]
     shake(policy, seed=2)
     fill(policy, rows, teacher=Current())
-    assert all(row.teacher != values for row, values in zip(rows, before, strict=True))
+    assert all(row.teacher_logprobs != values for row, values in zip(rows, before, strict=True))
 
 
 @pytest.mark.parametrize("mode", [True, False])
@@ -134,7 +141,7 @@ def test_the_teachers_likeliest_tokens(make_policy: MakePolicy, history: Any) ->
     policy = make_policy()
     rows = played(policy, history)
     fill(policy, rows, teacher=Current(), old=True, reference=True)
-    plain = [(row.teacher, row.old, row.reference) for row in rows]
+    plain = [(row.teacher_logprobs, row.old_logprobs, row.reference_logprobs) for row in rows]
     assert all(row.top_tokens is row.teacher_top is None for row in rows)
     fill(policy, rows, teacher=Current(), old=True, reference=True, top_k=5, temperature=0.8)
     for row in rows:
@@ -152,7 +159,9 @@ def test_the_teachers_likeliest_tokens(make_policy: MakePolicy, history: Any) ->
         apart = (student.top[0].detach() - row.teacher_top).abs().max()
         assert apart > 1e-3 if row.teacher_tokens else apart < 2e-5
     fill(policy, rows, teacher=Current(), old=True, reference=True, top_k=5)
-    assert [(row.teacher, row.old, row.reference) for row in rows] == plain, "they change nothing else"
+    assert [(row.teacher_logprobs, row.old_logprobs, row.reference_logprobs) for row in rows] == plain, (
+        "they change nothing else"
+    )
 
 
 def test_reference_needs_adapters(make_policy: MakePolicy) -> None:
@@ -192,13 +201,13 @@ def on_ranks(monkeypatch: pytest.MonkeyPatch, works: list[Callable[[], Any]]) ->
     """What each rank's work comes to when it hears what all of them said."""
     said: list[Any] = []
     monkeypatch.setattr(scoring, "rank", lambda: 0)
-    monkeypatch.setattr(scoring, "everyones", lambda value: said.append(value) or [value])
+    monkeypatch.setattr(scoring, "all_gather", lambda value: said.append(value) or [value])
     for work in works:
         work()
     results = []
     for number, work in enumerate(works):
         monkeypatch.setattr(scoring, "rank", lambda number=number: number)
-        monkeypatch.setattr(scoring, "everyones", lambda value: said)
+        monkeypatch.setattr(scoring, "all_gather", lambda value: said)
         results.append(work())
     return results
 
@@ -244,7 +253,7 @@ def test_every_rank_hears_of_all_episodes(monkeypatch: pytest.MonkeyPatch) -> No
 
     def heard(first: int) -> list[Any]:
         context = Note(first)
-        tell_outcomes(context, [episode for episode in EPISODES if episode.group % 2 == first])
+        update_context_provider(context, [episode for episode in EPISODES if episode.group % 2 == first])
         return context.heard
 
     even, odd = on_ranks(monkeypatch, [lambda: heard(0), lambda: heard(1)])

@@ -29,7 +29,7 @@ def values(policy: Policy) -> dict[str, torch.Tensor]:
 
 def seen(policy: Policy, teacher: Teacher) -> dict[str, torch.Tensor]:
     """The trained parameters as the teacher has them."""
-    with policy.rollout(), teacher.view(policy):
+    with policy.whole(), teacher.view(policy):
         return values(policy)
 
 
@@ -71,9 +71,9 @@ def test_without_memory_it_is_the_policy_bit_for_bit(make_policy: MakePolicy) ->
         assert same(seen(policy, teacher), values(policy))
     rows = played(policy, "conversation")
     fill(policy, rows, teacher=Current())
-    wanted = [row.teacher for row in rows]
+    wanted = [row.teacher_logprobs for row in rows]
     fill(policy, rows, teacher=teacher)
-    assert [row.teacher for row in rows] == wanted
+    assert [row.teacher_logprobs for row in rows] == wanted
 
 
 def test_averages_of_bfloat16_weights_do_not_stand_still(make_policy: MakePolicy) -> None:
@@ -98,7 +98,7 @@ def test_the_view_ends_with_an_error_too(make_policy: MakePolicy) -> None:
     shake(policy, 2)
     now = values(policy)
     assert not same(seen(policy, teacher), now)
-    with pytest.raises(ZeroDivisionError), policy.rollout(), teacher.view(policy):
+    with pytest.raises(ZeroDivisionError), policy.whole(), teacher.view(policy):
         raise ZeroDivisionError
     assert same(values(policy), now)
     assert all(parameter.requires_grad for _, parameter in policy.trained())
@@ -146,7 +146,7 @@ def test_the_initial_teacher_without_context_is_the_reference(make_policy: MakeP
     policy = make_policy()
     rows = played(policy, "conversation", ("", ""))
     fill(policy, rows, teacher=Initial(), reference=True)
-    assert all(row.teacher == row.reference for row in rows)
+    assert all(row.teacher_logprobs == row.reference_logprobs for row in rows)
 
 
 def test_the_initial_teacher_reads_the_context_with_adapters_off(make_policy: MakePolicy) -> None:
@@ -156,9 +156,9 @@ def test_the_initial_teacher_reads_the_context_with_adapters_off(make_policy: Ma
     told, untold = (next(row for row in rows if bool(row.teacher_tokens) is yes) for yes in (True, False))
     with torch.no_grad():
         wanted = base.logprobs(collate([told.as_teacher()])).values
-    torch.testing.assert_close(torch.tensor(told.teacher), wanted[0], atol=2e-5, rtol=0)
-    assert told.teacher != told.reference
-    assert untold.teacher == untold.reference
+    torch.testing.assert_close(torch.tensor(told.teacher_logprobs), wanted[0], atol=2e-5, rtol=0)
+    assert told.teacher_logprobs != told.reference_logprobs
+    assert untold.teacher_logprobs == untold.reference_logprobs
 
 
 def test_the_initial_teacher_needs_adapters(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

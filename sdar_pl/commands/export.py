@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from sdar_pl.errors import UserError
-from sdar_pl.runtime.checkpoint_files import FACTS, flaw
+from sdar_pl.runtime.checkpoint_files import FACTS, checkpoint_problem
 from sdar_pl.runtime.messages import PlainParser
 
 #: what precedes peft's own names in a checkpoint
@@ -34,7 +34,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--out", required=True, type=Path, help="the folder to write; it must not exist or be empty")
     parser.add_argument("--merge", action="store_true", help="a whole model with the adapters merged in")
     options = parser.parse_args(list(arguments))
-    wrong = flaw(options.ckpt_path)
+    wrong = checkpoint_problem(options.ckpt_path)
     if wrong:
         raise UserError(f"--ckpt_path: {options.ckpt_path}: {wrong}")
     if options.out.exists() and (not options.out.is_dir() or any(options.out.iterdir())):

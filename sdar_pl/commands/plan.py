@@ -24,7 +24,7 @@ from sdar_pl.errors import UserError
 from sdar_pl.modeling.adapters import LoRA, adapt
 from sdar_pl.modeling.architectures import read_config
 from sdar_pl.modeling.memory import (
-    KeepsInput,
+    Int8StandIn,
     Update,
     causal_lm,
     optimizer_bytes,
@@ -190,7 +190,7 @@ def skeleton(config: Any) -> tuple[tuple[int, int], Any]:
             raise UserError(f"model.policy.model: {policy.model!r} is no causal language model ({error})") from error
         base = weight_bytes(net, policy.quantization)
         for part in quantised(net) if policy.quantization == "int8" else ():
-            part.__class__ = KeepsInput
+            part.__class__ = Int8StandIn
         if policy.lora:
             net = adapt(net, LoRA(**vars(policy.lora)))
     if low:

@@ -34,10 +34,10 @@ class Block:
         """A transformers cache of these rows."""
         from transformers import DynamicCache
 
-        from sdar_pl.engines.room import RoomyLayer
+        from sdar_pl.engines.room import PreallocatedLayer
 
         cache = DynamicCache()
-        cache.layers = [RoomyLayer(keys, values, self.valid.shape[1]) for keys, values in self.layers]
+        cache.layers = [PreallocatedLayer(keys, values, self.valid.shape[1]) for keys, values in self.layers]
         return cache
 
 

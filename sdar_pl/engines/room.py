@@ -13,7 +13,7 @@ from transformers.cache_utils import DynamicLayer
 from sdar_pl.engines.kv import STEP
 
 
-class RoomyLayer(DynamicLayer):  # type: ignore[misc]
+class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
     """``DynamicLayer`` whose ``keys`` and ``values`` [n, H, T, D] are the first T columns of those in ``wide``."""
 
     def __init__(self, keys: Tensor, values: Tensor, length: int) -> None:

@@ -26,7 +26,7 @@ LEAVE_SHARE = 0.25
 
 
 @dataclass
-class Kept:
+class CachedRow:
     """What is cached of a session between its turns: a row of a block, and the tokens that it stands for."""
 
     tokens: list[int]
@@ -49,7 +49,7 @@ class TransformersEngine(Engine):
                 raise UserError(f"data.engine.{name}: {value} must be 1 or more")
         self.max_rows, self.prefill_tokens, self.keep_cache = max_rows, prefill_tokens, keep_cache
         self._policy: Policy | None = None
-        self._kept: dict[int, Kept] = {}
+        self._kept: dict[int, CachedRow] = {}
 
     def sync(self, policy: Policy) -> None:
         _refuse_partial_caches(policy.causal_lm.config)
@@ -196,7 +196,7 @@ class TransformersEngine(Engine):
         for row, (request, completion) in zip(places, ended, strict=True):
             if request.keep:
                 # The last token was sampled but never fed: it is not in the cache.
-                self._kept[request.session] = Kept([*request.prompt, *completion.tokens[:-1]], block, row)
+                self._kept[request.session] = CachedRow([*request.prompt, *completion.tokens[:-1]], block, row)
 
     def _stopped(self, completion: Completion, sampling: Sampling) -> bool:
         assert self._policy is not None

@@ -78,7 +78,7 @@ class _Pick(torch.autograd.Function):
         spread = -logp.exp().mul_(logp).sum(-1) if entropy else None
         top = None
         if named is not None:
-            # The rest is summed up itself: 1 − Σ would be nothing but rounding where the named tokens are near certain.
+            # The rest is summed itself: 1 − Σ would be nothing but rounding where the named tokens are near certain.
             inside = logp.gather(-1, named)
             rest = logp.scatter_(-1, named, -torch.inf).logsumexp(-1, keepdim=True)  # −∞ where all tokens are named
             logp.scatter_(-1, named, inside)

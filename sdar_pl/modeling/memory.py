@@ -57,7 +57,7 @@ class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self.peak = max(self.peak, self.now)
 
 
-class KeepsInput(nn.Linear):
+class Int8StandIn(nn.Linear):
     """Stands for bitsandbytes' int8 layer, which holds on to its input until backward, checkpointing or not."""
 
     def forward(self, x: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from sdar_pl.objectives.schedules import Constant, Schedule
 
 
 class Distillation:
-    """λ·schedule(step) · aggregate(estimator under the gate). The defaults are SDAR (2605.15155): λ 0.01, β 5."""
+    """λ·schedule(iteration) · aggregate(estimator under the gate). The defaults are SDAR (2605.15155): λ 0.01, β 5."""
 
     def __init__(
         self,
@@ -27,9 +27,9 @@ class Distillation:
         self.coefficient = within("coefficient", coefficient)
         self.schedule = schedule
 
-    def scale(self, step: int) -> float:
-        """λ at iteration ``step``."""
-        return self.coefficient * self.schedule(step)
+    def scale(self, iteration: int) -> float:
+        """λ at an iteration."""
+        return self.coefficient * self.schedule(iteration)
 
     def weights(self, inputs: LossInputs) -> Tensor:
         """The gate [B, R], detached, 0 where masked."""

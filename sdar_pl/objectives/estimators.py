@@ -29,8 +29,8 @@ class Likelihood(Estimator):
     signed = True
 
     def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
-        assert inputs.teacher is not None
-        return weight * fill_masked(inputs.teacher.detach() - inputs.student, inputs.mask)
+        assert inputs.teacher_logprobs is not None
+        return weight * fill_masked(inputs.teacher_logprobs.detach() - inputs.student_logprobs, inputs.mask)
 
 
 class Signed(Estimator):
@@ -45,7 +45,7 @@ class Signed(Estimator):
 
     def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
         gap = inputs.gap if self.clip is None else inputs.gap.clamp(-self.clip, self.clip)
-        return -weight * gap * fill_masked(inputs.student, inputs.mask)
+        return -weight * gap * fill_masked(inputs.student_logprobs, inputs.mask)
 
 
 class K3(Estimator):
@@ -59,7 +59,9 @@ class K3(Estimator):
         self.importance = importance
 
     def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
-        assert inputs.teacher is not None
+        assert inputs.teacher_logprobs is not None
         if self.importance:
-            return weight * skill_sd_terms(inputs.student, inputs.teacher, inputs.behaviour, inputs.mask)
-        return weight * k3(fill_masked(inputs.student - inputs.teacher.detach(), inputs.mask))
+            return weight * skill_sd_terms(
+                inputs.student_logprobs, inputs.teacher_logprobs, inputs.behaviour, inputs.mask
+            )
+        return weight * k3(fill_masked(inputs.student_logprobs - inputs.teacher_logprobs.detach(), inputs.mask))

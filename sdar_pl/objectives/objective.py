@@ -75,7 +75,7 @@ class Objective:
 
     def shape(self, inputs: LossInputs) -> Tensor:
         """Token advantages [B, R] after the shaper, detached; unchanged without a shaper or a teacher."""
-        if self.shaper is None or inputs.teacher is None:
+        if self.shaper is None or inputs.teacher_logprobs is None:
             return inputs.advantages
         return self.shaper(inputs).detach()
 
@@ -119,12 +119,12 @@ class Objective:
             return aggregate(values, mask, self.aggregation, total=total) / self.length_norm
 
         terms: dict[str, Tensor] = {}
-        tokens = {"approx_kl": fill_masked(inputs.behaviour - inputs.student.detach(), mask)}
+        tokens = {"approx_kl": fill_masked(inputs.behaviour - inputs.student_logprobs.detach(), mask)}
         parts: list[Tensor] = []
 
-        if inputs.teacher is not None:
+        if inputs.teacher_logprobs is not None:
             tokens["gap"] = inputs.gap
-        if self.shaper is not None and inputs.teacher is not None and not inputs.shaped:
+        if self.shaper is not None and inputs.teacher_logprobs is not None and not inputs.shaped:
             if self.shaper.across_rows:
                 raise UserError("objective.shaper: it looks across rows; call shape() on the whole iteration first")
             shaped = self.shape(inputs)
@@ -135,17 +135,19 @@ class Objective:
             values, tokens["clipped"] = self.policy_loss(inputs)
             terms["loss/policy"] = mean(values)
             parts.append(terms["loss/policy"])
-        if self.reference_coefficient > 0 and given("reference_coefficient", inputs.reference, mask):
-            assert inputs.reference is not None
-            values = kl_terms(inputs.student, inputs.reference, mask, estimator=self.reference_estimator)
+        if self.reference_coefficient > 0 and given("reference_coefficient", inputs.reference_logprobs, mask):
+            assert inputs.reference_logprobs is not None
+            values = kl_terms(
+                inputs.student_logprobs, inputs.reference_logprobs, mask, estimator=self.reference_estimator
+            )
             terms["loss/reference_kl"] = mean(values)
             parts.append(self.reference_coefficient * terms["loss/reference_kl"])
         if self.entropy_coefficient > 0 and given("entropy_coefficient", inputs.entropy, mask):
             assert inputs.entropy is not None
             terms["loss/entropy"] = mean(inputs.entropy)
             parts.append(-self.entropy_coefficient * terms["loss/entropy"])
-        if self.distillation is not None and inputs.teacher is not None:
-            scale = self.distillation.scale(inputs.step)
+        if self.distillation is not None and inputs.teacher_logprobs is not None:
+            scale = self.distillation.scale(inputs.iteration)
             tokens["gate"] = self.distillation.weights(inputs)
             tokens["weight"] = tokens.get("weight", 0.0) + scale * tokens["gate"]
             values = self.distillation.estimator(inputs, tokens["gate"])
@@ -154,7 +156,7 @@ class Objective:
                 parts.append(scale * terms["loss/distill"])
 
         # Without any part (a schedule at 0) the loss is 0 and still has a gradient, which distributed training needs.
-        loss = sum(parts[1:], parts[0]) if parts else 0.0 * fill_masked(inputs.student, mask).sum()
+        loss = sum(parts[1:], parts[0]) if parts else 0.0 * fill_masked(inputs.student_logprobs, mask).sum()
         terms["loss/total"] = loss
         return LossOutputs(loss, {name: value.detach() for name, value in terms.items()}, tokens)
 

@@ -39,7 +39,7 @@ class ClippedPolicyLoss(PolicyLoss):
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
         return clipped_policy_terms(
-            inputs.student,
+            inputs.student_logprobs,
             inputs.behaviour,
             inputs.advantages,
             inputs.mask,
@@ -63,7 +63,7 @@ class GSPOLoss(PolicyLoss):
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
         return gspo_terms(
-            inputs.student,
+            inputs.student_logprobs,
             inputs.behaviour,
             inputs.advantages,
             inputs.mask,
@@ -84,8 +84,8 @@ class CISPOLoss(PolicyLoss):
         self.clip_high = within("clip_high", clip_high)
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
-        ratio = log_ratio(inputs.student.detach(), inputs.behaviour, inputs.mask).exp()
+        ratio = log_ratio(inputs.student_logprobs.detach(), inputs.behaviour, inputs.mask).exp()
         clipped = ratio.clamp(1 - self.clip_low, 1 + self.clip_high)
         advantages = per_token(inputs.advantages, inputs.mask)
-        terms = -clipped * advantages * fill_masked(inputs.student, inputs.mask)
+        terms = -clipped * advantages * fill_masked(inputs.student_logprobs, inputs.mask)
         return terms, torch.ne(clipped, ratio).to(terms.dtype)

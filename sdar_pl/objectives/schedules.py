@@ -6,9 +6,9 @@ from sdar_pl.checks import within
 
 
 class Schedule:
-    """Base: ``schedule(step)`` is the factor at iteration ``step`` ≥ 0."""
+    """Base: ``schedule(iteration)`` is the factor at an iteration ≥ 0."""
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, iteration: int) -> float:
         raise NotImplementedError
 
 
@@ -18,7 +18,7 @@ class Constant(Schedule):
     def __init__(self, value: float = 1.0) -> None:
         self.value = within("schedule.value", value)
 
-    def __call__(self, step: int) -> float:
+    def __call__(self, iteration: int) -> float:
         return self.value
 
 
@@ -30,5 +30,5 @@ class Linear(Schedule):
         self.end = within("schedule.end", end)
         self.steps = int(within("schedule.steps", steps, 1))
 
-    def __call__(self, step: int) -> float:
-        return self.start + (self.end - self.start) * min(max(step / self.steps, 0.0), 1.0)
+    def __call__(self, iteration: int) -> float:
+        return self.start + (self.end - self.start) * min(max(iteration / self.steps, 0.0), 1.0)

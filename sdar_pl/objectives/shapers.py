@@ -24,7 +24,7 @@ class AdvantageShaper:
 
 
 class RLSDShaper(AdvantageShaper):
-    """A·[(1 − m) + m·clip(exp(sign(A)·Δ), 1 − clip, 1 + clip)], m = mix·schedule(step) (RLSD; mix 0.5 → 0 over 100).
+    """A·[(1 − m) + m·clip(exp(sign(A)·Δ), 1 − clip, 1 + clip)], m = mix·schedule(iteration) (RLSD).
 
     Δ is taken under the weights that sampled the rows, so that it does not drift within an iteration.
     """
@@ -35,8 +35,8 @@ class RLSDShaper(AdvantageShaper):
         self.schedule = schedule
 
     def __call__(self, inputs: LossInputs) -> Tensor:
-        mix = self.mix * self.schedule(inputs.step)
-        assert inputs.teacher is not None
+        mix = self.mix * self.schedule(inputs.iteration)
+        assert inputs.teacher_logprobs is not None
         return rlsd_advantages(
-            inputs.advantages, inputs.behaviour, inputs.teacher, inputs.mask, mix=mix, clip=self.clip
+            inputs.advantages, inputs.behaviour, inputs.teacher_logprobs, inputs.mask, mix=mix, clip=self.clip
         )

@@ -63,7 +63,7 @@ def same_file(source: Path, name: str) -> None:
 # ---------------------------------------------------------------------- trust
 
 
-def flaw(path: Path) -> str:
+def checkpoint_problem(path: Path) -> str:
     """What is wrong with a checkpoint file, in words; empty if nothing is."""
     try:
         with zipfile.ZipFile(path) as file:
@@ -84,18 +84,18 @@ def flaw(path: Path) -> str:
     return ""
 
 
-def usable(path: Path) -> Path:
+def newest_good(path: Path) -> Path:
     """The checkpoint ``path``, or, where ``last.ckpt`` is no good, the newest good one of an iteration, with a warning.
 
     Raises ``UserError`` if there is none.
     """
-    wrong = flaw(path)
+    wrong = checkpoint_problem(path)
     if not wrong:
         return path
     if path.name == "last.ckpt":
         earlier = sorted(path.parent.glob("iteration-*.ckpt"), reverse=True)
         for other in earlier:
-            if not flaw(other):
+            if not checkpoint_problem(other):
                 warnings.warn(f"ckpt_path: {path}: {wrong}; {other.name} takes its place", stacklevel=2)
                 return other
     raise UserError(f"ckpt_path: {path}: {wrong}; give another checkpoint, or start without one")

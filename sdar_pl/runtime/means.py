@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdar_pl.runtime.ranks import everyones, world
+from sdar_pl.runtime.ranks import all_gather, world
 
 
 class Means:
@@ -32,7 +32,7 @@ class Means:
 
     def compute(self) -> dict[str, float]:
         """The means over all updates and ranks; then start afresh."""
-        names = sorted(set().union(*everyones(set(self.sums))))
+        names = sorted(set().union(*all_gather(set(self.sums))))
         if not names:
             return {}
         table = torch.stack([self.sums.get(name, self._new()).cpu() for name in names])

@@ -38,7 +38,7 @@ def read_configs(arguments: Sequence[str]) -> dict[str, Any]:
     return files
 
 
-def name_file(message: str, files: dict[str, Any], arguments: Sequence[str]) -> str:
+def add_file_name(message: str, files: dict[str, Any], arguments: Sequence[str]) -> str:
     """Add the file that sets the key which the message quotes, unless an option on the command line does."""
     options = {word.partition("=")[0] for word in arguments}
     for quoted, first in re.findall(r"[\"'](\w+(?:\.\w+)+)[\"']|^(\w+(?:\.\w+)+)", message):
@@ -54,7 +54,7 @@ def name_file(message: str, files: dict[str, Any], arguments: Sequence[str]) -> 
     return message
 
 
-def plain_message(message: str) -> str:
+def shorten(message: str) -> str:
     """jsonargparse's account of a parsing error → its heart on one line: the key and what is wrong with it."""
     lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
     problem = re.sub(r"^Parser key \"?([^\":]+)\"?:?", r"\1:", " ".join(lines))

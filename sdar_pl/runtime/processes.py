@@ -1,6 +1,6 @@
 """The end of a run that does not come by itself: Ctrl-C, SIGTERM, a rank that dies.
 
-A run's files are right at any moment (checkpoints.py), so stopping needs no saving: finish the write that is going on,
+A run's files are right at any moment (checkpoint_files.py), so stopping needs no saving: finish the write that is going on,
 end the other ranks, say how to go on. Rank 0 is the *leader*: it started the others and is the one that is told to
 stop. Where another launcher starts the ranks (torchrun, SLURM), ending them is its business.
 """

@@ -11,7 +11,7 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """This process's place in ``everyones``."""
+    """This process's place among the ranks, from 0."""
     return torch.distributed.get_rank() if _several() else 0
 
 
@@ -20,7 +20,7 @@ def world() -> int:
     return torch.distributed.get_world_size() if _several() else 1
 
 
-def everyones(value: T) -> list[T]:
+def all_gather(value: T) -> list[T]:
     """The values of all ranks, in the order of ranks. Collective; the values must be picklable."""
     if not _several():
         return [value]
@@ -29,7 +29,7 @@ def everyones(value: T) -> list[T]:
     return values
 
 
-def at_first(value: T) -> list[T]:
+def gather_to_rank_zero(value: T) -> list[T]:
     """The values of all ranks, in the order of ranks, on rank 0; elsewhere one's own alone. Collective."""
     if not _several():
         return [value]
@@ -38,9 +38,9 @@ def at_first(value: T) -> list[T]:
     return [value] if rank() else values
 
 
-def summed(values: Sequence[float]) -> list[float]:
+def all_sum(values: Sequence[float]) -> list[float]:
     """Numbers of this rank → their sums over all ranks. Collective."""
-    return [sum(column) for column in zip(*everyones(list(values)), strict=True)]
+    return [sum(column) for column in zip(*all_gather(list(values)), strict=True)]
 
 
 def _several() -> bool:

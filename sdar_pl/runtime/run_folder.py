@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from sdar_pl.errors import UserError
-from sdar_pl.runtime.checkpoint_files import usable
+from sdar_pl.runtime.checkpoint_files import newest_good
 from sdar_pl.runtime.processes import GUARD
 
 #: the folder, so that all ranks write where the first one does
@@ -53,7 +53,7 @@ def checkpoint(folder: Path, wanted: str) -> str:
     """The file that ``--ckpt_path`` means: "last" and "best" are of the run. Raises ``UserError`` if it is no good."""
     if not GUARD.follows:
         named = folder / "checkpoints" / f"{wanted}.ckpt" if wanted in ("last", "best") else Path(wanted)
-        os.environ[CHECKPOINT] = str(usable(named))
+        os.environ[CHECKPOINT] = str(newest_good(named))
     return os.environ[CHECKPOINT]
 
 

@@ -56,7 +56,7 @@ class Iteration:
         return cls(**read)
 
 
-def taken_up(ranks: Sequence[dict[str, Any]], rank: int, world: int) -> tuple[Iteration, list[Row]]:
+def restore(ranks: Sequence[dict[str, Any]], rank: int, world: int) -> tuple[Iteration, list[Row]]:
     """What ``ranks`` have saved → one rank's share: the iteration as it was or, where the number of ranks is another,
     without batches and with the rows to make them of."""
     parts = [Iteration.from_plain(part) for part in ranks]

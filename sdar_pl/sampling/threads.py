@@ -45,11 +45,11 @@ def run_all(calls: Sequence[Callable[[], T]], timeout: float, workers: int) -> l
                 if len(results) == len(calls):
                     changed.notify()
 
-    def hire(count: int) -> None:
+    def start_workers(count: int) -> None:
         for _ in range(count):
             Thread(target=work, name="session", daemon=True).start()
 
-    hire(min(workers, len(calls)))
+    start_workers(min(workers, len(calls)))
     with changed:
         while len(results) < len(calls):
             now = time.monotonic()
@@ -57,7 +57,7 @@ def run_all(calls: Sequence[Callable[[], T]], timeout: float, workers: int) -> l
             for number in late:
                 del running[number]
                 results[number] = NoAnswerError(f"no answer within {timeout:g} s")
-            hire(min(len(late), len(waiting)))
+            start_workers(min(len(late), len(waiting)))
             if len(results) < len(calls):
                 began = min(running.values(), default=now)
                 changed.wait(max(began + timeout - time.monotonic(), 0.001))

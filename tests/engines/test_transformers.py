@@ -19,7 +19,7 @@ from sdar_pl.engines.transformers import truncate
 from sdar_pl.errors import UserError
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
-from sdar_pl.rollout import Play, Seat, play
+from sdar_pl.rollout import EpisodeSlot, PlayRules, play
 
 MakePolicy = Callable[..., Policy]
 HOT = Sampling(temperature=1.3, max_new_tokens=9)
@@ -78,20 +78,20 @@ def test_logprobs_are_the_trainers(make_policy: MakePolicy, family: str, history
     prompter.bind(policy.tokenizer)
     world = Echo(turns=4)
     tasks = world.tasks("train")
-    seats = [Seat(tasks[n // 2], n // 2, n % 2, n, (0, n), context="a useful skill") for n in range(8)]
+    slots = [EpisodeSlot(tasks[n // 2], n // 2, n % 2, n, (0, n), context="a useful skill") for n in range(8)]
     sampling = Sampling(temperature=temperature, max_new_tokens=12)
-    episodes = play(world, seats, start(policy), prompter, sampling, Play())
+    episodes = play(world, slots, start(policy), prompter, sampling, PlayRules())
     rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, history)]
     assert len(rows) == (8 if history == "conversation" else 32)
     batch = collate(rows)
     with torch.no_grad():
         trainer = policy.logprobs(batch, temperature=temperature).values
     assert batch.mask.sum() > 100
-    torch.testing.assert_close(trainer, batch.engine, atol=1e-4, rtol=0)
+    torch.testing.assert_close(trainer, batch.engine_logprobs, atol=1e-4, rtol=0)
     # The adapters take part: the base alone says something else.
     with torch.no_grad(), policy.reference():
         base = policy.logprobs(batch, temperature=temperature).values
-    assert (base - batch.engine).abs().max() > 0.1
+    assert (base - batch.engine_logprobs).abs().max() > 0.1
 
 
 def test_greedy_is_generates_greedy(make_policy: MakePolicy) -> None:
@@ -203,8 +203,8 @@ def test_memory_does_not_grow(make_policy: MakePolicy, history: Any) -> None:
 
     for iteration in range(3):
         world = Watched(turns=3)
-        seats = [Seat(world.tasks("")[n], n, 0, 100 * iteration + n, (iteration, n)) for n in range(4)]
-        play(world, seats, engine, prompter, HOT, Play())
+        slots = [EpisodeSlot(world.tasks("")[n], n, 0, 100 * iteration + n, (iteration, n)) for n in range(4)]
+        play(world, slots, engine, prompter, HOT, PlayRules())
         assert held(engine) == 0
     assert max(most) == (4 if history == "conversation" else 0)
 
@@ -317,7 +317,7 @@ def test_draws_follow_the_distribution(make_policy: MakePolicy, options: dict[st
     engine, context, count = start(policy), prompt(5), 4000
     sampling = Sampling(temperature=1.7, max_new_tokens=1, **options)
     answers = engine.generate([Request(n, context, np.random.default_rng([7, n])) for n in range(count)], sampling)
-    with torch.no_grad(), policy.rollout():
+    with torch.no_grad(), policy.whole():
         logits = policy.causal_lm(torch.tensor([context])).logits[0, -1].double() / 1.7
     logprobs = logits.log_softmax(-1)
     allowed = truncate(logprobs[None], sampling)[0]

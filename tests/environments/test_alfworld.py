@@ -25,7 +25,7 @@ from helpers import CONFIGS, SHARED
 from sdar_pl.environments.alfworld import AlfWorld, parse_action
 from sdar_pl.environments.alfworld.pddl import load_game
 from sdar_pl.environments.household.prompts import HEADER
-from sdar_pl.environments.household.rules import Play
+from sdar_pl.environments.household.rules import HouseholdSession
 from sdar_pl.errors import UserError
 from sdar_pl.types import Observation, Task
 
@@ -265,7 +265,7 @@ def test_textworld_engine_agrees(root: Path, world: AlfWorld) -> None:
     task = official.tasks("valid_unseen")[0]
     session, twin = official.session(task), world.session(task)
     assert isinstance(session, TextWorldSession)
-    assert isinstance(twin, Play)
+    assert isinstance(twin, HouseholdSession)
     assert session.reset() == twin.reset()
     for action in ("look", "nonsense", *world.expert_plan(task), "look"):
         assert session.step(action) == twin.step(action)

@@ -11,7 +11,7 @@ from sdar_pl.environments.household import Household, catalog, share
 from sdar_pl.environments.household.expert import Aim, Expert, Mistakes, Novice
 from sdar_pl.environments.household.game import KINDS, Game
 from sdar_pl.environments.household.generator import generate
-from sdar_pl.environments.household.rules import Play
+from sdar_pl.environments.household.rules import HouseholdSession
 from sdar_pl.errors import UserError
 
 LIMITS = {"tiny": 20, "small": 35, "full": 60}
@@ -19,7 +19,7 @@ LIMITS = {"tiny": 20, "small": 35, "full": 60}
 
 def play(game: Game, player: Expert, limit: int) -> tuple[bool, list[str]]:
     """Whether the player wins within the limit, and its commands; each must be understood."""
-    session = Play(game)
+    session = HouseholdSession(game)
     observation, actions = session.reset(), []
     for _ in range(limit):
         action = player.act(observation)

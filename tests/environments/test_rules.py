@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from sdar_pl.environments.household.game import Game, Goal, Receptacle, Thing
-from sdar_pl.environments.household.rules import HELP, NOTHING_HAPPENS, Play
+from sdar_pl.environments.household.rules import HELP, NOTHING_HAPPENS, HouseholdSession
 
 GAME = Game(
     id="test",
@@ -35,7 +35,7 @@ LAMP = replace(GAME, goal=Goal("look_at_obj_in_light", "Apple", lamp="DeskLamp")
 
 
 def test_the_first_observation() -> None:
-    first = Play(GAME).reset()
+    first = HouseholdSession(GAME).reset()
     assert first.text == (
         "-= Welcome to TextWorld, ALFRED! =-\n\nYou are in the middle of a room. Looking quickly around you, you see "
         "a countertop 1, a drawer 1, a fridge 1, a microwave 1, a sidetable 1, and a sinkbasin 1.\n\n"
@@ -45,7 +45,7 @@ def test_the_first_observation() -> None:
         *(f"go to {receptacle.name}" for receptacle in GAME.receptacles), "help", "inventory", "look"
     )  # fmt: skip
     assert not first.done
-    facing = Play(replace(GAME, start="kitchen")).reset().text
+    facing = HouseholdSession(replace(GAME, start="kitchen")).reset().text
     assert "You are facing the countertop 1, and drawer 1. Next to it, you see nothing.\n\nYour task" in facing
 
 
@@ -113,7 +113,7 @@ def test_the_first_observation() -> None:
     ],
 )  # fmt: skip
 def test_feedback(script: list[tuple[str, str]]) -> None:
-    play = Play(GAME)
+    play = HouseholdSession(GAME)
     observation = play.reset()
     for action, text in script:
         known = action.strip() in observation.admissible
@@ -123,7 +123,7 @@ def test_feedback(script: list[tuple[str, str]]) -> None:
         assert list(observation.admissible) == sorted(set(observation.admissible))
 
 
-def _win(play: Play) -> None:
+def _win(play: HouseholdSession) -> None:
     play.reset()
     for action in ("go to countertop 1", "take apple 2 from countertop 1", "go to fridge 1", "open fridge 1"):
         play.step(action)
@@ -140,11 +140,11 @@ def _win(play: Play) -> None:
 
 @pytest.mark.parametrize("reward", [10.0, 1.0])
 def test_winning_is_rewarded_once(reward: float) -> None:
-    _win(Play(GAME, reward))
+    _win(HouseholdSession(GAME, reward))
 
 
 def test_looking_in_light_needs_the_lamp_on_here_and_the_object_held() -> None:
-    play = Play(LAMP)
+    play = HouseholdSession(LAMP)
     play.reset()
     assert not play.step("go to sidetable 1").success
     assert not play.step("use desklamp 1").success
@@ -156,7 +156,7 @@ def test_looking_in_light_needs_the_lamp_on_here_and_the_object_held() -> None:
 def test_two_objects_must_be_in_one_receptacle() -> None:
     goal = Goal("pick_two_obj_and_place", "Apple", "Fridge", count=2)
     fridges = (*GAME.receptacles, Receptacle("fridge 2", "Fridge"))
-    play = Play(replace(GAME, goal=goal, receptacles=fridges))
+    play = HouseholdSession(replace(GAME, goal=goal, receptacles=fridges))
     play.reset()
     for action in ("go to drawer 1", "open drawer 1", "take apple 1 from drawer 1", "go to fridge 2"):
         play.step(action)
@@ -171,7 +171,7 @@ def test_two_objects_must_be_in_one_receptacle() -> None:
 
 def test_an_object_in_two_receptacles_stays_in_the_other() -> None:
     things = (replace(GAME.things[0], more_places=("sidetable 1",)), *GAME.things[1:])
-    play = Play(replace(GAME, things=things))
+    play = HouseholdSession(replace(GAME, things=things))
     play.reset()
     play.step("go to countertop 1")
     play.step("take apple 2 from countertop 1")
@@ -185,7 +185,7 @@ def test_a_game_is_shared_between_threads() -> None:
     def run() -> None:
         try:
             for _ in range(20):
-                _win(Play(GAME))
+                _win(HouseholdSession(GAME))
         except BaseException as error:
             failures.append(error)
 

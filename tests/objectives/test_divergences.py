@@ -135,12 +135,12 @@ def inputs(k: int = 4) -> O.LossInputs:
     student = logits.log_softmax(-1).gather(-1, chosen)[..., 0]
     student_top, teacher_top = outcomes(logits, teacher, k)
     return O.LossInputs(
-        student=student,
+        student_logprobs=student,
         mask=mask,
         advantages=torch.linspace(-1, 1, len(mask), dtype=DOUBLE)[:, None].expand_as(mask),
         turns=torch.zeros_like(mask).long(),
-        old=student.detach() + 0.1,
-        teacher=teacher.log_softmax(-1).gather(-1, chosen)[..., 0],
+        old_logprobs=student.detach() + 0.1,
+        teacher_logprobs=teacher.log_softmax(-1).gather(-1, chosen)[..., 0],
         student_top=student_top,
         teacher_top=teacher_top,
     )
@@ -162,14 +162,14 @@ def test_the_gate_weighs_each_token(kind: Kind) -> None:
     torch.testing.assert_close(out.loss, 0.3 * (gate * terms).sum() / given.mask.sum())
     assert torch.equal(out.tokens["gate"], gate * given.mask)
     # The gate is a weight and nothing else: no gradient reaches it, nor the sampled token's own log-prob.
-    assert torch.autograd.grad(out.loss, given.student, retain_graph=True, allow_unused=True)[0] is None
-    closed = replace(given, student=given.student.detach() + 50)
+    assert torch.autograd.grad(out.loss, given.student_logprobs, retain_graph=True, allow_unused=True)[0] is None
+    closed = replace(given, student_logprobs=given.student_logprobs.detach() + 50)
     assert objective(kind, 0.3, policy_loss=False)(closed).loss.abs() < 1e-50
 
 
 def test_without_weight_it_is_grpo_bit_by_bit() -> None:
     given = inputs()
-    leaves = [given.student, given.student_top]
+    leaves = [given.student_logprobs, given.student_top]
     never = O.Distillation(O.TopKDivergence(), schedule=O.Constant(0.0))
     for silent in (objective(coefficient=0.0), O.Objective(distillation=never)):
         ours, theirs = silent(given), O.GRPO()(given)
@@ -185,7 +185,16 @@ def test_without_weight_it_is_grpo_bit_by_bit() -> None:
 def test_micro_batches_sum_to_the_step(kind: Kind) -> None:
     given, chosen = inputs(), objective(kind)
     total = replace(given, total_tokens=float(given.mask.sum()), total_rows=4.0)
-    names = ("student", "mask", "advantages", "turns", "old", "teacher", "student_top", "teacher_top")
+    names = (
+        "student_logprobs",
+        "mask",
+        "advantages",
+        "turns",
+        "old_logprobs",
+        "teacher_logprobs",
+        "student_top",
+        "teacher_top",
+    )
     parts = []
     for rows in (slice(0, 1), slice(1, 3), slice(3, 5)):
         cut: dict[str, Any] = {name: getattr(total, name)[rows] for name in names}

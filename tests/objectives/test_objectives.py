@@ -34,24 +34,24 @@ def example(rows: int = 6, seed: int = 0, dtype: torch.dtype = torch.float32) ->
     mask = (torch.arange(length) < lengths[:, None]).to(dtype)
     advantages = torch.randn(rows, 1, generator=g, dtype=dtype).expand(rows, length)
     return O.LossInputs(
-        student=student.requires_grad_(),
+        student_logprobs=student.requires_grad_(),
         mask=mask,
         advantages=advantages,
         turns=(torch.arange(length) // 4).expand(rows, length),
-        old=logprobs(student.detach(), 0.2),
-        teacher=logprobs(student.detach(), 0.8),
-        reference=logprobs(student.detach()),
+        old_logprobs=logprobs(student.detach(), 0.2),
+        teacher_logprobs=logprobs(student.detach(), 0.8),
+        reference_logprobs=logprobs(student.detach()),
         entropy=torch.rand(rows, length, generator=g, dtype=dtype) * 2,
         student_top=torch.randn(rows, length, 5, generator=g, dtype=dtype).log_softmax(-1),
         teacher_top=torch.randn(rows, length, 5, generator=g, dtype=dtype).log_softmax(-1),
-        step=3,
+        iteration=3,
         episodes=torch.tensor([0, 0, 1, 1, 2, 3])[:rows],
         groups=torch.tensor([0, 0, 0, 0, 1, 1])[:rows],
     )
 
 
 def grad(objective: O.Objective, inputs: O.LossInputs) -> Tensor:
-    return torch.autograd.grad(objective(inputs).loss, inputs.student)[0]
+    return torch.autograd.grad(objective(inputs).loss, inputs.student_logprobs)[0]
 
 
 def assert_same_bits(a: O.Objective, b: O.Objective, inputs: O.LossInputs) -> None:
@@ -71,11 +71,11 @@ def expected_gradient(distillation: O.Distillation, theta: Tensor, q: Tensor) ->
     p = theta.softmax(0)
     student = p.log()[:, None].requires_grad_()
     inputs = O.LossInputs(
-        student=student,
+        student_logprobs=student,
         mask=torch.ones_like(student),
         advantages=torch.zeros_like(student),
         turns=torch.zeros(len(p), 1).long(),
-        teacher=q.log()[:, None],
+        teacher_logprobs=q.log()[:, None],
         total_tokens=1.0,
     )
     weight = grad(O.Objective(None, distillation), inputs)[:, 0]  # d loss / d log p(y), the chance of y not in it
@@ -117,9 +117,11 @@ def test_the_ungated_form_knows_no_teacher() -> None:
         got, _ = expected_gradient(half, theta, teacher)
         torch.testing.assert_close(got, torch.zeros(7, dtype=DOUBLE))
     inputs = example()
-    assert inputs.teacher is not None
+    assert inputs.teacher_logprobs is not None
     objective = O.Objective(distillation=O.Distillation(gate=O.ConstantGate(0.5)))
-    assert torch.equal(grad(objective, inputs), grad(objective, replace(inputs, teacher=inputs.teacher.flip(1))))
+    assert torch.equal(
+        grad(objective, inputs), grad(objective, replace(inputs, teacher_logprobs=inputs.teacher_logprobs.flip(1)))
+    )
 
 
 @pytest.mark.parametrize("estimator", [O.K3(importance=True), O.Signed()])
@@ -183,7 +185,7 @@ def entropy_after(gate: O.Gate, stale: int, chains: int = 64, steps: int = 120) 
             noise = 0.1 * torch.randn(drawn.shape, generator=g, dtype=DOUBLE)
             teacher = logprobs.detach().gather(1, drawn) + noise
         ones, student = torch.ones_like(teacher), logprobs.gather(1, drawn)
-        inputs = O.LossInputs(student, ones, 0 * ones, 0 * drawn, teacher=teacher, total_tokens=1.0)
+        inputs = O.LossInputs(student, ones, 0 * ones, 0 * drawn, teacher_logprobs=teacher, total_tokens=1.0)
         slope = torch.autograd.grad(objective(inputs).loss, theta)[0]
         theta = (theta - 0.3 * slope).detach().requires_grad_()
     entropy = torch.special.entr(theta.detach().softmax(1)).sum(1).mean()
@@ -205,7 +207,7 @@ def test_the_raw_gate_drifts_to_one_answer_where_the_teacher_knows_nothing() -> 
 
 def test_lambda_zero_is_grpo_and_still_reports() -> None:
     inputs = example()
-    for step_old in (inputs, replace(inputs, old=None)):
+    for step_old in (inputs, replace(inputs, old_logprobs=None)):
         assert_same_bits(
             O.SDAR(coefficient=0.0, reference_coefficient=0.01), O.GRPO(reference_coefficient=0.01), step_old
         )
@@ -215,8 +217,10 @@ def test_lambda_zero_is_grpo_and_still_reports() -> None:
     assert {"gap", "gate"} <= set(out.tokens)
     assert out.tokens["weight"].abs().max() == 0
     assert out.terms["loss/distill"] != 0
-    assert inputs.teacher is not None
-    broken = replace(inputs, teacher=torch.full_like(inputs.teacher, -torch.inf))  # 0 · ∞ would not be 0
+    assert inputs.teacher_logprobs is not None
+    broken = replace(
+        inputs, teacher_logprobs=torch.full_like(inputs.teacher_logprobs, -torch.inf)
+    )  # 0 · ∞ would not be 0
     assert_same_bits(O.SDAR(coefficient=0.0), O.GRPO(), broken)
 
 
@@ -238,21 +242,21 @@ def test_shapers_that_do_nothing_are_grpo() -> None:
 
 def test_without_context_every_shaper_is_grpo() -> None:
     inputs = example()
-    same = replace(inputs, teacher=inputs.old)  # a teacher who reads what the student reads
+    same = replace(inputs, teacher_logprobs=inputs.old_logprobs)  # a teacher who reads what the student reads
     for shaper in (O.RLSDShaper(mix=0.3), O.OPIDShaper(0.1), O.AgentOPSDShaper(), O.GRSDShaper()):
-        assert torch.equal(shaped(shaper, replace(inputs, teacher=None)), inputs.advantages)
+        assert torch.equal(shaped(shaper, replace(inputs, teacher_logprobs=None)), inputs.advantages)
         assert torch.equal(shaped(shaper, same) * inputs.mask, inputs.advantages * inputs.mask), shaper
     assert_same_bits(O.Objective(shaper=O.RLSDShaper()), O.GRPO(), same)
-    assert_same_bits(O.Objective(shaper=O.RLSDShaper()), O.GRPO(), replace(inputs, teacher=None))
-    assert_same_bits(O.SDAR(), O.GRPO(), replace(inputs, teacher=None))
+    assert_same_bits(O.Objective(shaper=O.RLSDShaper()), O.GRPO(), replace(inputs, teacher_logprobs=None))
+    assert_same_bits(O.SDAR(), O.GRPO(), replace(inputs, teacher_logprobs=None))
 
 
 def test_no_old_means_on_policy() -> None:
     inputs = example()
-    explicit = replace(inputs, old=inputs.student.detach())
+    explicit = replace(inputs, old_logprobs=inputs.student_logprobs.detach())
     for objective in (O.SDAR(), O.Objective(O.CISPOLoss()), O.Objective(distillation=O.Distillation(O.K3(True)))):
         assert_same_bits(objective, objective, explicit)
-        assert torch.equal(grad(objective, explicit), grad(objective, replace(inputs, old=None)))
+        assert torch.equal(grad(objective, explicit), grad(objective, replace(inputs, old_logprobs=None)))
 
 
 # The objective as a whole.
@@ -277,9 +281,19 @@ ALL: dict[str, O.Objective] = {
 
 
 def part(inputs: O.LossInputs, rows: slice) -> O.LossInputs:
-    names = ("mask", "advantages", "turns", "old", "teacher", "reference", "entropy", "episodes", "groups")
+    names = (
+        "mask",
+        "advantages",
+        "turns",
+        "old_logprobs",
+        "teacher_logprobs",
+        "reference_logprobs",
+        "entropy",
+        "episodes",
+        "groups",
+    )
     cut: dict[str, Any] = {name: getattr(inputs, name)[rows] for name in names}
-    return replace(inputs, student=inputs.student[rows], **cut)
+    return replace(inputs, student_logprobs=inputs.student_logprobs[rows], **cut)
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -292,8 +306,8 @@ def test_micro_batches_sum_to_the_step(name: str) -> None:
     torch.testing.assert_close(sum(p.loss for p in parts), whole.loss, atol=1e-14, rtol=1e-12)
     for key, value in whole.terms.items():
         torch.testing.assert_close(sum(p.terms[key] for p in parts), value, atol=1e-14, rtol=1e-12)
-    expected = torch.autograd.grad(whole.loss, inputs.student)[0]
-    got = torch.autograd.grad(sum(p.loss for p in parts), inputs.student)[0]  # type: ignore[arg-type]
+    expected = torch.autograd.grad(whole.loss, inputs.student_logprobs)[0]
+    got = torch.autograd.grad(sum(p.loss for p in parts), inputs.student_logprobs)[0]  # type: ignore[arg-type]
     torch.testing.assert_close(got, expected, atol=1e-14, rtol=1e-12)
     for key, record in whole.tokens.items():
         torch.testing.assert_close(torch.cat([p.tokens[key] for p in parts]), record, atol=1e-14, rtol=1e-12)
@@ -305,11 +319,11 @@ def test_masked_places_leak_nothing(name: str, bad: float) -> None:
     objective, inputs = ALL[name], example()
     spoil: dict[str, Any] = {
         key: torch.where(inputs.mask > 0, value, torch.full_like(value, bad))
-        for key in ("advantages", "old", "teacher", "reference", "entropy")
+        for key in ("advantages", "old_logprobs", "teacher_logprobs", "reference_logprobs", "entropy")
         if (value := getattr(inputs, key)) is not None
     }
-    student = torch.where(inputs.mask > 0, inputs.student.detach(), bad).requires_grad_()
-    spoiled = replace(inputs, student=student, **spoil)
+    student = torch.where(inputs.mask > 0, inputs.student_logprobs.detach(), bad).requires_grad_()
+    spoiled = replace(inputs, student_logprobs=student, **spoil)
     clean, dirty = objective(inputs), objective(spoiled)
     assert torch.equal(clean.loss, dirty.loss)
     assert torch.equal(grad(objective, inputs), grad(objective, spoiled))
@@ -321,7 +335,10 @@ def test_masked_places_leak_nothing(name: str, bad: float) -> None:
 @pytest.mark.parametrize("name", ALL)
 def test_neither_teacher_nor_records_carry_gradients(name: str) -> None:
     inputs = example()
-    leaves = {key: getattr(inputs, key).clone().requires_grad_() for key in ("old", "teacher", "reference")}
+    leaves = {
+        key: getattr(inputs, key).clone().requires_grad_()
+        for key in ("old_logprobs", "teacher_logprobs", "reference_logprobs")
+    }
     out = ALL[name](replace(inputs, **leaves))
     assert all(g is None for g in torch.autograd.grad(out.loss, list(leaves.values()), allow_unused=True))
     assert not any(x.requires_grad for x in (*out.terms.values(), *out.tokens.values()))
@@ -333,7 +350,7 @@ def test_sdar_gradient_is_minus_the_gate() -> None:
     out = objective(inputs)
     torch.testing.assert_close(grad(objective, inputs), -0.3 * out.tokens["gate"] / inputs.mask.sum())
     torch.testing.assert_close(out.tokens["weight"], 0.3 * out.tokens["gate"])
-    equal = objective(replace(inputs, teacher=inputs.student.detach()))
+    equal = objective(replace(inputs, teacher_logprobs=inputs.student_logprobs.detach()))
     assert equal.tokens["gap"].abs().max() == 0
     assert equal.tokens["gate"][inputs.mask > 0].eq(0.5).all()
 
@@ -349,7 +366,7 @@ def test_terms_add_up() -> None:
 def test_schedules_are_applied() -> None:
     linear = O.Linear(1.0, 0.0, 100)
     assert [linear(s) for s in (0, 25, 100, 1000)] == [1.0, 0.75, 0.0, 0.0]
-    inputs = replace(example(), step=25)
+    inputs = replace(example(), iteration=25)
     late = O.Objective(distillation=O.Distillation(coefficient=0.4, schedule=linear))
     assert torch.equal(late(inputs).loss, O.SDAR(coefficient=0.4 * 0.75)(inputs).loss)
     shaper, plain = O.RLSDShaper(mix=0.5), O.RLSDShaper(mix=0.375, schedule=O.Constant())
@@ -413,7 +430,7 @@ def pushed(estimator: O.Estimator) -> None:
         (lambda: O.SDAR().validate(context=False), "set data.context"),
         (lambda: O.Objective(shaper=O.RLSDShaper()).validate(context=False), "set data.context"),
         (lambda: O.Objective(shaper=O.GRSDShaper())(example()), "shape"),
-        (lambda: O.GRPO(reference_coefficient=1)(replace(example(), reference=None)), "reference_coefficient"),
+        (lambda: O.GRPO(reference_coefficient=1)(replace(example(), reference_logprobs=None)), "reference_coefficient"),
         (lambda: O.GRPO(entropy_coefficient=1)(replace(example(), entropy=None)), "entropy_coefficient"),
         (lambda: O.GroupAdvantage().validate(1), "group_size: 1"),
         (lambda: O.BatchAdvantage().validate(1), "set baseline to none"),
@@ -440,13 +457,15 @@ def test_grpo_without_context_is_fine() -> None:
 
 def test_cispo_never_drops_a_token() -> None:
     inputs = example()
-    far = replace(inputs, old=inputs.student.detach() - 5.0)
+    far = replace(inputs, old_logprobs=inputs.student_logprobs.detach() - 5.0)
     real = inputs.mask > 0
     assert (grad(O.Objective(O.CISPOLoss(clip_high=0.2)), far)[real] != 0).all()
     got = grad(O.Objective(O.CISPOLoss(clip_high=0.2)), far)
     torch.testing.assert_close(got, -1.2 * inputs.advantages * inputs.mask / inputs.mask.sum())
-    assert inputs.old is not None
-    ratio = (inputs.student - inputs.old).exp().detach()  # the ratio is a weight: no gradient of its own
+    assert inputs.old_logprobs is not None
+    ratio = (
+        (inputs.student_logprobs - inputs.old_logprobs).exp().detach()
+    )  # the ratio is a weight: no gradient of its own
     got = grad(O.Objective(O.CISPOLoss(clip_high=100)), inputs)
     torch.testing.assert_close(got, -ratio * inputs.advantages * inputs.mask / inputs.mask.sum())
     assert (grad(O.GRPO(dual_clip=None), far)[real & (inputs.advantages > 0)] == 0).all()
@@ -454,7 +473,7 @@ def test_cispo_never_drops_a_token() -> None:
 
 
 def test_dr_grpo_weighs_every_token_alike() -> None:
-    inputs = replace(example(), old=None)
+    inputs = replace(example(), old_logprobs=None)
     got = grad(O.Objective(aggregation="seq-mean-token-sum", length_norm=9), inputs)
     torch.testing.assert_close(got, -inputs.advantages * inputs.mask / (5 * 9))
 
@@ -512,7 +531,7 @@ def test_icsd_keeps_the_turns_mass() -> None:
     still = replace(inputs, advantages=torch.zeros_like(inputs.advantages))
     torch.testing.assert_close(O.ICSDGate()(inputs.gap, still) * inputs.mask, plain)
     # Influence decides: relative to the plain gate, more influence never weighs less within a turn.
-    row, good = inputs.mask[0] > 0, replace(inputs, advantages=torch.ones_like(inputs.advantages), old=None)
+    row, good = inputs.mask[0] > 0, replace(inputs, advantages=torch.ones_like(inputs.advantages), old_logprobs=None)
     factor = (O.ICSDGate()(inputs.gap, good) / O.GapGate()(inputs.gap, good))[0]
     for k in range(3):
         here = row & (inputs.turns[0] == k)
@@ -567,7 +586,10 @@ def test_agent_opsd_moves_credit_between_turns() -> None:
     split = O.LossInputs(
         **{
             **one.__dict__,
-            **{k: getattr(one, k).expand(3, 9) for k in ("student", "advantages", "turns", "old", "teacher")},
+            **{
+                k: getattr(one, k).expand(3, 9)
+                for k in ("student_logprobs", "advantages", "turns", "old_logprobs", "teacher_logprobs")
+            },
             "mask": torch.stack([(one.turns[0] == k) * one.mask[0] for k in range(3)]),
             "episodes": torch.zeros(3).long(),
             "groups": torch.zeros(3).long(),
@@ -582,8 +604,8 @@ def test_agent_opsd_moves_credit_between_turns() -> None:
     by_hand = one.advantages[0] * (1 + 0.5 * 0.2 * one.advantages[0].sign() * z[one.turns[0]])
     torch.testing.assert_close(whole[0], by_hand)
     # The turn that raised the belief most gains in a good episode and loses in a bad one.
-    assert one.old is not None
-    good = replace(one, advantages=torch.ones_like(one.mask), teacher=one.old + (one.turns == 1))
+    assert one.old_logprobs is not None
+    good = replace(one, advantages=torch.ones_like(one.mask), teacher_logprobs=one.old_logprobs + (one.turns == 1))
     assert shaped(O.AgentOPSDShaper(), good)[0, 4] > 1
     bad = replace(good, advantages=-good.advantages)
     assert -1 < shaped(O.AgentOPSDShaper(), bad)[0, 4] < 0
@@ -620,7 +642,14 @@ def test_opid_adds_the_teachers_shift() -> None:
 
 def test_a_blank_micro_batch_needs_nothing() -> None:
     inputs = example()
-    blank = replace(inputs, mask=torch.zeros_like(inputs.mask), teacher=None, reference=None, old=None, entropy=None)
+    blank = replace(
+        inputs,
+        mask=torch.zeros_like(inputs.mask),
+        teacher_logprobs=None,
+        reference_logprobs=None,
+        old_logprobs=None,
+        entropy=None,
+    )
     for objective in (O.SDAR(reference_coefficient=0.1, entropy_coefficient=0.1), ALL["opsd"], ALL["rlsd"]):
         assert objective(blank).loss == 0
         assert grad(objective, blank).abs().max() == 0
@@ -654,7 +683,7 @@ def test_every_config_is_a_method(path: Path, tmp_path: Path) -> None:
         inputs = replace(example(), shaped=objective.shapes_iteration)
         out = objective(inputs)
         assert out.loss.isfinite()
-        assert torch.autograd.grad(out.loss, inputs.student)[0].abs().sum() > 0
+        assert torch.autograd.grad(out.loss, inputs.student_logprobs)[0].abs().sum() > 0
         if config.data.advantage is not None:
             config.data.advantage.validate(8)
     kept = 0.0 if path.stem in ("dapo", "dr_grpo") else 0.02

@@ -18,8 +18,8 @@ from sdar_pl.cli import main
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.sources import ASSETS
 from sdar_pl.policy import LoRA, Policy, packaged_models
-from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO, flaw, same_file, usable
-from sdar_pl.sampling.iteration import Iteration, taken_up
+from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO, checkpoint_problem, newest_good, same_file
+from sdar_pl.sampling.iteration import Iteration, restore
 from sdar_pl.types import Episode
 
 GOOD = {"state_dict": {"w": torch.arange(1000.0)}, "sdar_pl": {}}
@@ -43,7 +43,7 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.setattr(torch, "save", full)
     with pytest.raises(UserError, match=r"cannot write .*last\.ckpt \(No space left on device\)"):
         saved(path, {})
-    assert not flaw(path)
+    assert not checkpoint_problem(path)
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
@@ -53,7 +53,7 @@ def test_a_second_name_is_the_same_file(tmp_path: Path, monkeypatch: pytest.Monk
     assert (tmp_path / "last.ckpt").samefile(path)
     monkeypatch.setattr("os.link", lambda *_: (_ for _ in ()).throw(OSError(errno.EPERM, "no links here")))
     same_file(path, "last.ckpt")
-    assert not flaw(tmp_path / "last.ckpt")
+    assert not checkpoint_problem(tmp_path / "last.ckpt")
 
 
 # ---------------------------------------------------------------------- trust
@@ -76,19 +76,21 @@ def damaged(path: Path, how: str) -> Path:
 @pytest.mark.parametrize("how", ["cut off", "empty", "text", "a changed byte"])
 def test_what_is_no_checkpoint_is_found_out(how: str, tmp_path: Path) -> None:
     path = saved(tmp_path / "some.ckpt")
-    assert not flaw(path)
-    assert flaw(damaged(path, how))
+    assert not checkpoint_problem(path)
+    assert checkpoint_problem(damaged(path, how))
     with pytest.raises(UserError, match=r"ckpt_path: .*some\.ckpt"):
-        usable(path)
+        newest_good(path)
 
 
 def test_foreign_checkpoints_are_found_out(tmp_path: Path) -> None:
-    assert flaw(saved(tmp_path / "a.ckpt", {"state_dict": {}})) == "it is no checkpoint of sdar_pl"
-    assert flaw(saved(tmp_path / "b.ckpt", [1, 2])) == "it is no checkpoint of sdar_pl"
-    assert "cannot be read" in flaw(saved(tmp_path / "c.ckpt", {"code": Row}))  # would run code on loading
+    assert checkpoint_problem(saved(tmp_path / "a.ckpt", {"state_dict": {}})) == "it is no checkpoint of sdar_pl"
+    assert checkpoint_problem(saved(tmp_path / "b.ckpt", [1, 2])) == "it is no checkpoint of sdar_pl"
+    assert "cannot be read" in checkpoint_problem(
+        saved(tmp_path / "c.ckpt", {"code": Row})
+    )  # would run code on loading
     shutil.make_archive(str(tmp_path / "d"), "zip", tmp_path)
-    assert flaw(tmp_path / "d.zip") == "it is no checkpoint"
-    assert flaw(tmp_path / "none.ckpt") == "there is no such file"
+    assert checkpoint_problem(tmp_path / "d.zip") == "it is no checkpoint"
+    assert checkpoint_problem(tmp_path / "none.ckpt") == "there is no such file"
 
 
 @pytest.mark.parametrize("how", ["cut off", "a changed byte", "gone"])
@@ -102,10 +104,10 @@ def test_a_bad_last_one_gives_way_to_the_one_before(how: str, tmp_path: Path) ->
         damaged(last, how)
     damaged(tmp_path / "iteration-0002.ckpt", "cut off")
     with pytest.warns(UserWarning, match=r"last\.ckpt: .*; iteration-0001\.ckpt takes its place"):
-        assert usable(last).name == "iteration-0001.ckpt"
+        assert newest_good(last).name == "iteration-0001.ckpt"
     damaged(tmp_path / "iteration-0001.ckpt", "empty")
     with pytest.raises(UserError):
-        usable(last)
+        newest_good(last)
 
 
 # ---------------------------------------------------------------------- what is in them
@@ -117,13 +119,25 @@ def some_rows(history: str) -> tuple[list[Episode], list[Row]]:
     rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, history)]
     for number, row in enumerate(rows):
         row.advantage = number / 8
-        row.old, row.teacher = ([value * part for value in row.engine] for part in (1.5, 0.5))
+        row.old_logprobs, row.teacher_logprobs = (
+            [value * part for value in row.engine_logprobs] for part in (1.5, 0.5)
+        )
     return episodes, rows
 
 
 def key(row: Row) -> tuple[Any, ...]:
     shaped = row.shaped or [row.advantage] * len(row.positions)
-    return (row.group, row.tokens, row.positions, row.turns, row.engine, shaped, row.old, row.teacher, row.reference)
+    return (
+        row.group,
+        row.tokens,
+        row.positions,
+        row.turns,
+        row.engine_logprobs,
+        shaped,
+        row.old_logprobs,
+        row.teacher_logprobs,
+        row.reference_logprobs,
+    )
 
 
 def reading(row: Row) -> tuple[list[int], list[int]]:
@@ -159,7 +173,7 @@ def test_rollouts_are_dealt_to_any_number_of_ranks(history: str, world: int, lat
     plain = torch.load(file, weights_only=True)["ranks"]
     generated = failed = dropped = refills = 0
     for rank in range(world):
-        iteration, dealt = taken_up(plain, rank, world)
+        iteration, dealt = restore(plain, rank, world)
         played, made = share(rank, world)
         assert iteration.epoch == 4
         assert iteration.episodes == played

@@ -16,8 +16,8 @@ from sdar_pl.environments.base import Environment
 from sdar_pl.environments.household import Household
 from sdar_pl.errors import UserError
 from sdar_pl.prompts import Prompter
-from sdar_pl.rollout import Play, Seat, play
-from sdar_pl.scoring import look_back
+from sdar_pl.rollout import EpisodeSlot, PlayRules, play
+from sdar_pl.scoring import add_hindsight_contexts
 from sdar_pl.skills.hindsight import Hindsight, ReferenceSolution, SiblingEpisode
 from sdar_pl.skills.providers import ContextProvider, NoContext, SkillContext
 from sdar_pl.types import Episode
@@ -73,10 +73,10 @@ def played(context: ContextProvider, succeed: Sequence[bool]) -> list[Episode]:
     """One group: for each episode whether it follows the expert."""
     module = data(context)
     # The number of the session says how it plays (see Script).
-    seats = [Seat(TASK, 0, i, 2 * i + (not yes), (i,), context.provide(TASK)) for i, yes in enumerate(succeed)]
-    episodes = play(HOUSE, seats, module.engine, module.prompter, Sampling(), Play(max_turns=len(PLAN)))
+    slots = [EpisodeSlot(TASK, 0, i, 2 * i + (not yes), (i,), context.provide(TASK)) for i, yes in enumerate(succeed)]
+    episodes = play(HOUSE, slots, module.engine, module.prompter, Sampling(), PlayRules(max_turns=len(PLAN)))
     assert [episode.success for episode in episodes] == list(succeed)
-    look_back(module.context, module.prompter, module.environment, episodes)
+    add_hindsight_contexts(module.context, module.prompter, module.environment, episodes)
     return episodes
 
 
@@ -123,7 +123,7 @@ def test_a_sibling_of_another_group_is_a_stranger() -> None:
     module = data(SiblingEpisode())
     good, bad = played(NoContext(), [True, False])
     bad.group = 1
-    look_back(module.context, module.prompter, module.environment, [good, bad])
+    add_hindsight_contexts(module.context, module.prompter, module.environment, [good, bad])
     assert bad.context == ""
 
 
@@ -171,7 +171,7 @@ def test_windowed_prompts_are_the_same_early_or_late(late: bool) -> None:
             response = script.pop(0)
             return [Completion(response, [0.0] * len(response))]
 
-    (episode,) = play(HOUSE, [Seat(TASK, 0, 0, 0, (0,), text)], Plan(), module.prompter, Sampling(), Play())
+    (episode,) = play(HOUSE, [EpisodeSlot(TASK, 0, 0, 0, (0,), text)], Plan(), module.prompter, Sampling(), PlayRules())
     made, students = [turn.teacher_prompt for turn in episode.turns], [turn.prompt for turn in episode.turns]
     assert len(made) == len(PLAN)
     assert all(read(prompt).startswith(f"<system>{text}¶") for prompt in made)
@@ -223,14 +223,14 @@ def test_a_context_over_the_limit_is_left_out_with_a_word(history: str) -> None:
     enough = whole - len(good.turns[-1].response)
     good.context = ""
     module.prompter.max_teacher_tokens = enough if history == "conversation" else 100_000
-    look_back(module.context, module.prompter, module.environment, [good])
+    add_hindsight_contexts(module.context, module.prompter, module.environment, [good])
     assert good.context
     good.context, module.prompter.max_teacher_tokens = "", len(good.turns[0].prompt) + 10
     with pytest.warns(UserWarning, match="without privileged context.*max_teacher_tokens"):
-        look_back(module.context, module.prompter, module.environment, [good])
+        add_hindsight_contexts(module.context, module.prompter, module.environment, [good])
     assert good.context == ""
     assert not any(turn.teacher_prompt for turn in good.turns)
     if history == "conversation":
         good.context, module.prompter.max_teacher_tokens = "", enough - 1
         with pytest.warns(UserWarning, match="without privileged context"):
-            look_back(module.context, module.prompter, module.environment, [good])
+            add_hindsight_contexts(module.context, module.prompter, module.environment, [good])

@@ -22,7 +22,7 @@ from sdar_pl.environments.alfworld.pddl import load_game, read_text
 from sdar_pl.environments.base import Session
 from sdar_pl.environments.household.game import KINDS, Game
 from sdar_pl.environments.household.prompts import HouseholdPrompts, parse_action
-from sdar_pl.environments.household.rules import Play
+from sdar_pl.environments.household.rules import HouseholdSession
 from sdar_pl.errors import UserError
 from sdar_pl.types import Task
 
@@ -87,7 +87,7 @@ class AlfWorld(HouseholdPrompts):
 
     def session(self, task: Task) -> Session:
         if self.engine == "native":
-            return Play(self.game(task), self.success_reward)
+            return HouseholdSession(self.game(task), self.success_reward)
         from sdar_pl.environments.alfworld.textworld_worker import TextWorldSession
 
         return TextWorldSession(self.root / task.id / GAME_FILE, self.success_reward)

@@ -16,7 +16,7 @@ from sdar_pl.environments.household.expert import Expert
 from sdar_pl.environments.household.game import KINDS, Game
 from sdar_pl.environments.household.generator import Size, generate
 from sdar_pl.environments.household.prompts import HouseholdPrompts
-from sdar_pl.environments.household.rules import Play
+from sdar_pl.environments.household.rules import HouseholdSession
 from sdar_pl.errors import UserError
 from sdar_pl.types import Task
 
@@ -111,8 +111,8 @@ class Household(HouseholdPrompts):
         """The game behind a task of this environment, whatever its split."""
         return generate(**task.data)
 
-    def session(self, task: Task) -> Play:
-        return Play(self.game(task), self.success_reward)
+    def session(self, task: Task) -> HouseholdSession:
+        return HouseholdSession(self.game(task), self.success_reward)
 
     def expert_plan(self, task: Task) -> tuple[str, ...]:
         """The expert's commands from the start to success: a reference solution."""

@@ -2,7 +2,7 @@
 
 Feedback, admissible commands and what wins follow ALFWorld's engine word for word (its PDDL domain and
 text grammar), with none of its parts: no planner, no grammar, no process. Where that engine is odd, the
-comments say so. A ``Play`` holds the state of one session; a ``Game`` is never changed and can be shared
+comments say so. A ``HouseholdSession`` holds the state of one session; a ``Game`` is never changed and can be shared
 between threads. Left out: reading game files (pddl.py), making games (generator.py), prompts.
 """
 
@@ -39,7 +39,7 @@ _KNIVES = ("Knife", "ButterKnife")
 _NOBODY = -1
 
 
-class Play(Session):
+class HouseholdSession(Session):
     """One play of a ``Game``. ``success_reward`` is given for the step that wins, 0 for every other.
 
     After winning, further steps change nothing and repeat the last observation without its reward.

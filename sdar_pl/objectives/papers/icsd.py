@@ -40,7 +40,7 @@ class ICSDGate(GapGate):
         mask, turns = inputs.mask, inputs.turns
         gate = fill_masked(super().__call__(gap, inputs), mask)
         advantages = fill_masked(inputs.advantages, mask)
-        ratio = log_ratio(inputs.student.detach(), inputs.behaviour, mask).exp()
+        ratio = log_ratio(inputs.student_logprobs.detach(), inputs.behaviour, mask).exp()
         influence = advantages * ratio * gap
         free = mask * ~((advantages < 0) & (gap < 0))  # 1 where the gate may move
         up = turn_mean(influence.clamp(min=0), turns, free)

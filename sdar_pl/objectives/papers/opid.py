@@ -33,4 +33,4 @@ class OPIDShaper(AdvantageShaper):
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         gap = inputs.behaviour_gap if self.clip is None else inputs.behaviour_gap.clamp(-self.clip, self.clip)
-        return per_token(inputs.advantages, inputs.mask) + self.coefficient * self.schedule(inputs.step) * gap
+        return per_token(inputs.advantages, inputs.mask) + self.coefficient * self.schedule(inputs.iteration) * gap
