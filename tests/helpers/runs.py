@@ -40,12 +40,17 @@ TINY = [
 ]
 
 
+def run_here(*arguments: str, status: int = 0) -> Path:
+    """A command in this process, writing below runs/ of the working folder or where it says → its run folder."""
+    os.environ.pop(RUN_FOLDER, None)
+    assert main(arguments) == status
+    return Path(os.environ.pop(RUN_FOLDER))
+
+
 def fit_here(folder: Path, *arguments: str, model: str | Path = "tiny-household", status: int = 0) -> Path:
     """A small quickstart run in this process → its folder."""
-    os.environ.pop(RUN_FOLDER, None)
     base = ["fit", "--config", str(CONFIGS / "quickstart.yaml"), "--model.policy.model", str(model), *TINY]
-    assert main([*base, "--trainer.default_root_dir", str(folder), "--run", "run", *arguments]) == status
-    return Path(os.environ.pop(RUN_FOLDER))
+    return run_here(*base, "--trainer.default_root_dir", str(folder), "--run", "run", *arguments, status=status)
 
 
 def command(folder: Path, name: str, *arguments: str) -> list[str]:
