@@ -152,7 +152,7 @@ CENTRED = "{class_path: sdar_pl.objectives.CentredGapGate}"
         ("gspo", ["--model.objective.init_args.aggregation", "token-mean"], ["GSPOLoss", "set it to seq-mean"]),
         *((name, ["--config", NO_CONTEXT], ["set data.context"]) for name in ("sdar_reverse_kl", "rlsd", "opid")),
         ("sdar_js", ["--model.objective.init_args.distillation.init_args.gate", CENTRED], ["set gate to GapGate"]),
-        ("sdar_js", ["--model.objective.init_args.distillation.init_args.estimator.init_args.k", "0"], ["at least 1"]),
+        ("sdar_js", ["--model.objective.init_args.distillation.init_args.estimator.init_args.k", "0"], ["≥ 1"]),
         ("sdar_js", ["--model.objective.init_args.distillation.init_args.estimator.init_args.kind", "kl"], ["kind"]),
         ("rlsd", ["--model.objective.init_args.shaper.init_args.mix", "2"], ["mix: 2", "between 0 and 1"]),
         ("cispo", ["--model.objective.init_args.policy_loss.init_args.clip_low", "7"], ["clip_low: 7"]),

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from sdar_pl.checks import one_of
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.functional import STD_EPSILON, Scale, Unit, group_advantages
 
@@ -43,7 +44,7 @@ class GroupAdvantage(Advantage):
 
     def validate(self, group_size: int) -> None:
         if group_size < 2:
-            raise UserError(f"group_size: {group_size} leaves nothing to compare an episode with; give at least 2")
+            raise UserError(f"data.group_size: {group_size} leaves nothing to compare an episode with; give at least 2")
 
 
 class BatchAdvantage(Advantage):
@@ -57,9 +58,7 @@ class BatchAdvantage(Advantage):
     whole_batch = True
 
     def __init__(self, baseline: Literal["group", "none"] = "group", unit: Unit = "episode") -> None:
-        if baseline not in ("group", "none"):
-            raise UserError(f"advantage.baseline: {baseline!r} is unknown; use group or none")
-        self.baseline = baseline
+        self.baseline = one_of("data.advantage.baseline", baseline, ("group", "none"))
         self.unit: Unit = unit
 
     def __call__(self, rewards: Tensor, groups: Tensor, episodes: Tensor) -> Tensor:
@@ -75,4 +74,6 @@ class BatchAdvantage(Advantage):
 
     def validate(self, group_size: int) -> None:
         if self.baseline == "group" and group_size < 2:
-            raise UserError(f"group_size: {group_size} leaves no baseline; give at least 2 or set baseline to none")
+            raise UserError(
+                f"data.group_size: {group_size} leaves no baseline; give at least 2 or set baseline to none"
+            )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import at_least
 from sdar_pl.objectives.estimators import Estimator, Likelihood
 from sdar_pl.objectives.functional import fill_masked
 from sdar_pl.objectives.gates import GapGate, Gate
@@ -24,7 +24,7 @@ class Distillation:
     ) -> None:
         self.estimator = estimator
         self.gate = gate
-        self.coefficient = within("coefficient", coefficient)
+        self.coefficient = at_least("model.objective.distillation.coefficient", coefficient, 0)
         self.schedule = schedule
 
     def scale(self, iteration: int) -> float:

@@ -13,12 +13,14 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from sdar_pl.checks import one_of, within
+from sdar_pl.checks import at_least, one_of
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.estimators import Estimator
 from sdar_pl.objectives.inputs import LossInputs
 
 Kind = Literal["reverse-kl", "forward-kl", "js"]
+
+KEY = "model.objective.distillation.estimator"
 
 
 def divergence_terms(student: Tensor, teacher: Tensor, mask: Tensor, *, kind: Kind) -> Tensor:
@@ -31,7 +33,7 @@ def divergence_terms(student: Tensor, teacher: Tensor, mask: Tensor, *, kind: Ki
     Every outcome's share is written as ≥ 0 (q − p, which sums to nothing, is added to p·log(p/q)), so that equal
     distributions give exactly 0, in value and in gradient.
     """
-    one_of("kind", kind, get_args(Kind))
+    one_of(f"{KEY}.kind", kind, get_args(Kind))
     nothing = (mask == 0)[..., None] | teacher.isneginf()
     student, teacher = student.masked_fill(nothing, 0.0), teacher.detach().masked_fill(nothing, 0.0)
     p, q, gap = student.exp(), teacher.exp(), teacher - student
@@ -63,15 +65,14 @@ class TopKDivergence(Estimator):
     """
 
     def __init__(self, kind: Kind = "reverse-kl", k: int | None = 64) -> None:
-        one_of("estimator.kind", kind, get_args(Kind))
-        self.kind: Kind = kind
-        self.k = None if k is None else int(within("estimator.k", k, 1))
+        self.kind: Kind = one_of(f"{KEY}.kind", kind, get_args(Kind))
+        self.k = at_least(f"{KEY}.k", k, 1)
         self.top_k = sys.maxsize if self.k is None else self.k
 
     def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
         if inputs.student_top is None or inputs.teacher_top is None:
             raise UserError(
-                "objective.distillation.estimator: a divergence needs student_top and teacher_top, the log-probs of "
-                "the teacher's likeliest tokens; give them, or use Likelihood"
+                f"{KEY}: a divergence needs student_top and teacher_top, the log-probs of the teacher's likeliest "
+                "tokens; give them, or use Likelihood"
             )
         return weight * divergence_terms(inputs.student_top, inputs.teacher_top, inputs.mask, kind=self.kind)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import at_least
 from sdar_pl.objectives.functional import fill_masked, k3, skill_sd_terms
 from sdar_pl.objectives.inputs import LossInputs
 
@@ -41,7 +41,7 @@ class Signed(Estimator):
     """
 
     def __init__(self, clip: float | None = None) -> None:
-        self.clip = None if clip is None else within("estimator.clip", clip)
+        self.clip = at_least("model.objective.distillation.estimator.clip", clip, 0)
 
     def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
         gap = inputs.gap if self.clip is None else inputs.gap.clamp(-self.clip, self.clip)

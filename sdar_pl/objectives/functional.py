@@ -10,12 +10,12 @@ Left out on purpose: anything with a name in YAML (objective.py and its neighbou
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 from torch import Tensor
 
-from sdar_pl.errors import UserError
+from sdar_pl.checks import one_of
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
 KLEstimator = Literal["k1", "k2", "k3"]
@@ -46,16 +46,15 @@ def aggregate(
 
     Raises UserError for an unknown mode.
     """
+    one_of("model.objective.aggregation", how, get_args(Aggregation))
     values = fill_masked(values, mask)
     tokens = (mask != 0).sum(-1)
     if how == "token-mean":
         numerator, count = values.sum(), tokens.sum()
     elif how == "seq-mean-token-mean":
         numerator, count = (values.sum(-1) / tokens.clamp(min=1)).sum(), (tokens > 0).sum()
-    elif how == "seq-mean-token-sum":
-        numerator, count = values.sum(), (tokens > 0).sum()
     else:
-        raise UserError(f"aggregation: {how!r} is unknown; use token-mean, seq-mean-token-mean or seq-mean-token-sum")
+        numerator, count = values.sum(), (tokens > 0).sum()
     return numerator / (count.clamp(min=1) if total is None else total)
 
 
@@ -181,14 +180,13 @@ def kl_terms(student: Tensor, reference: Tensor, mask: Tensor, *, estimator: KLE
 
     k1 = ℓ; k2 = ℓ²/2; k3 = exp(−ℓ) − 1 + ℓ, clamped to [−10, 10] against outliers. Raises UserError otherwise.
     """
+    one_of("model.objective.reference_estimator", estimator, get_args(KLEstimator))
     ell = fill_masked(student - reference.detach(), mask)
     if estimator == "k1":
         return ell
     if estimator == "k2":
         return ell.square() / 2
-    if estimator == "k3":
-        return k3(ell).clamp(-10.0, 10.0)
-    raise UserError(f"reference_estimator: {estimator!r} is unknown; use k1, k2 or k3")
+    return k3(ell).clamp(-10.0, 10.0)
 
 
 def reference_kl(
@@ -254,10 +252,8 @@ def group_advantages(
 
     Raises UserError for an unknown unit or scale.
     """
-    if unit not in ("episode", "row"):
-        raise UserError(f"advantage.unit: {unit!r} is unknown; use episode or row")
-    if scale not in ("std", "none", "leave-one-out"):
-        raise UserError(f"advantage.scale: {scale!r} is unknown; use std, none or leave-one-out")
+    one_of("data.advantage.unit", unit, get_args(Unit))
+    one_of("data.advantage.scale", scale, get_args(Scale))
     values = rewards.double()
     result = torch.zeros_like(values)
     for group in set(groups.tolist()):

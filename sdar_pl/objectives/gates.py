@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.functional import fill_masked
 from sdar_pl.objectives.inputs import LossInputs
@@ -28,7 +28,7 @@ class GapGate(Gate):
     """σ(βΔ): strong where the teacher endorses the token, soft where it rejects it (SDAR's default, 2605.15155)."""
 
     def __init__(self, beta: float = 5.0) -> None:
-        self.beta = within("beta", beta)
+        self.beta = at_least("model.objective.distillation.gate.beta", beta, 0)
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
         return torch.sigmoid(self.beta * gap)
@@ -47,7 +47,7 @@ class ConstantGate(Gate):
     """The same weight everywhere; ½ is the paper's GRPO+OPSD, whose expected gradient holds no teacher information."""
 
     def __init__(self, value: float = 0.5) -> None:
-        self.value = within("gate.value", value)
+        self.value = at_least("model.objective.distillation.gate.value", value, 0)
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
         return torch.full_like(gap, self.value)
@@ -56,7 +56,9 @@ class ConstantGate(Gate):
 def entropy_of(inputs: LossInputs) -> Tensor:
     """The student's token entropies [B, R] in nats, detached; raises UserError if the trainer gave none."""
     if inputs.entropy is None:
-        raise UserError("gate: an entropy gate needs token entropies; let the policy return them or use the gap gate")
+        raise UserError(
+            "model.objective.distillation.gate: needs token entropies; give LossInputs.entropy, or use GapGate"
+        )
     return fill_masked(inputs.entropy.detach(), inputs.mask)
 
 
@@ -70,7 +72,7 @@ class EntropyGate(Gate):
     needs_entropy = True
 
     def __init__(self, beta: float = 5.0, normalise: bool = False) -> None:
-        self.beta = within("beta", beta)
+        self.beta = at_least("model.objective.distillation.gate.beta", beta, 0)
         self.normalise = normalise
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
@@ -88,7 +90,7 @@ class SoftOrGate(Gate):
     needs_entropy = True
 
     def __init__(self, beta: float = 5.0, normalise: bool = False) -> None:
-        self.beta = within("beta", beta)
+        self.beta = at_least("model.objective.distillation.gate.beta", beta, 0)
         self.normalise = normalise
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Literal
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal, get_args
 
+from sdar_pl.checks import one_of
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.distillation import Distillation
 from sdar_pl.objectives.functional import Aggregation
@@ -23,9 +27,17 @@ def gate_by_name(name: GateName, beta: float, normalise: bool) -> Gate:
         return CentredGapGate(beta)
     if name == "entropy":
         return EntropyGate(beta, normalise)
-    if name == "soft-or":
-        return SoftOrGate(beta, normalise)
-    raise UserError(f"gate: {name!r} is unknown; use gap, entropy, soft-or or centred")
+    one_of("model.objective.gate", name, get_args(GateName))
+    return SoftOrGate(beta, normalise)
+
+
+@contextmanager
+def own_keys() -> Iterator[None]:
+    """Errors of the parts that GRPO and SDAR make name GRPO's and SDAR's own keys: ``model.objective.beta``."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(re.sub(r"^model\.objective\.[\w.]+\.(\w+):", r"model.objective.\1:", str(error))) from None
 
 
 class GRPO(Objective):
@@ -40,8 +52,10 @@ class GRPO(Objective):
         entropy_coefficient: float = 0.0,
         aggregation: Aggregation = "token-mean",
     ) -> None:
+        with own_keys():
+            policy_loss = ClippedPolicyLoss(clip_low, clip_high, dual_clip)
         super().__init__(
-            ClippedPolicyLoss(clip_low, clip_high, dual_clip),
+            policy_loss,
             reference_coefficient=reference_coefficient,
             entropy_coefficient=entropy_coefficient,
             aggregation=aggregation,
@@ -69,11 +83,13 @@ class SDAR(Objective):
         entropy_coefficient: float = 0.0,
         aggregation: Aggregation = "token-mean",
     ) -> None:
-        distillation = Distillation(
-            gate=gate_by_name(gate, beta, normalise), coefficient=coefficient, schedule=schedule
-        )
+        with own_keys():
+            policy_loss = ClippedPolicyLoss(clip_low, clip_high, dual_clip)
+            distillation = Distillation(
+                gate=gate_by_name(gate, beta, normalise), coefficient=coefficient, schedule=schedule
+            )
         super().__init__(
-            ClippedPolicyLoss(clip_low, clip_high, dual_clip),
+            policy_loss,
             distillation,
             reference_coefficient=reference_coefficient,
             entropy_coefficient=entropy_coefficient,

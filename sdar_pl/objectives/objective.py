@@ -12,7 +12,7 @@ from dataclasses import replace
 
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.distillation import Distillation
 from sdar_pl.objectives.functional import Aggregation, KLEstimator, aggregate, fill_masked, kl_terms
@@ -43,11 +43,11 @@ class Objective:
         self.policy_loss = policy_loss
         self.distillation = distillation
         self.shaper = shaper
-        self.reference_coefficient = within("reference_coefficient", reference_coefficient)
+        self.reference_coefficient = at_least("model.objective.reference_coefficient", reference_coefficient, 0)
         self.reference_estimator: KLEstimator = reference_estimator
-        self.entropy_coefficient = within("entropy_coefficient", entropy_coefficient)
+        self.entropy_coefficient = at_least("model.objective.entropy_coefficient", entropy_coefficient, 0)
         self.aggregation: Aggregation = aggregation
-        self.length_norm = within("length_norm", length_norm, 1.0)
+        self.length_norm = at_least("model.objective.length_norm", length_norm, 1)
 
     @property
     def needs_teacher(self) -> bool:
@@ -84,29 +84,31 @@ class Objective:
         distils = self.distillation is not None and self.distillation.coefficient > 0
         if self.policy_loss is None and self.shaper is not None:
             raise UserError(
-                "objective.shaper: it changes advantages, but policy_loss is null; set one or drop the other"
+                "model.objective.shaper: it changes advantages, but policy_loss is null; set one or drop the other"
             )
         if self.policy_loss is None and not distils:
-            raise UserError("objective: no policy_loss and no distillation, nothing to learn from; set one of them")
+            raise UserError(
+                "model.objective: no policy_loss and no distillation, nothing to learn from; set one of them"
+            )
         if not context and (distils or self.shaper is not None):
             raise UserError(
-                "objective: the teacher has no privileged context; set data.context or use an objective "
+                "model.objective: the teacher has no privileged context; set data.context or use an objective "
                 "without teacher, such as sdar_pl.objectives.GRPO"
             )
         if self.distillation is not None and self.distillation.gate.signed and not self.distillation.estimator.signed:
             gate, estimator = (type(part).__name__ for part in (self.distillation.gate, self.distillation.estimator))
             raise UserError(
-                f"objective.distillation: {gate} is below 0 where the teacher rejects the token, and {estimator} would "
-                "then push away from the teacher; set gate to GapGate or estimator to Likelihood"
+                f"model.objective.distillation: {gate} is below 0 where the teacher rejects the token, and {estimator} "
+                "would then push away from the teacher; set gate to GapGate or estimator to Likelihood"
             )
         if self.length_norm != 1 and self.aggregation != "seq-mean-token-sum":
             raise UserError(
-                "objective.length_norm: only seq-mean-token-sum uses it; set aggregation to that or drop it"
+                "model.objective.length_norm: only seq-mean-token-sum uses it; set aggregation to that or drop it"
             )
         wanted = self.policy_loss.aggregation if self.policy_loss else None
         if wanted is not None and self.aggregation != wanted:
             raise UserError(
-                f"objective.aggregation: {type(self.policy_loss).__name__} is a mean over rows and is only "
+                f"model.objective.aggregation: {type(self.policy_loss).__name__} is a mean over rows and is only "
                 f"defined with {wanted}, not with {self.aggregation}; set it to {wanted}"
             )
 
@@ -126,7 +128,9 @@ class Objective:
             tokens["gap"] = inputs.gap
         if self.shaper is not None and inputs.teacher_logprobs is not None and not inputs.shaped:
             if self.shaper.across_rows:
-                raise UserError("objective.shaper: it looks across rows; call shape() on the whole iteration first")
+                raise UserError(
+                    "model.objective.shaper: it looks across rows; call shape() on the whole iteration first"
+                )
             shaped = self.shape(inputs)
             tokens["weight"] = fill_masked(shaped - inputs.advantages, mask)
             inputs = replace(inputs, advantages=shaped)

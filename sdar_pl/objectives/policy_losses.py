@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import at_least, between
 from sdar_pl.objectives.functional import (
     Aggregation,
     clipped_policy_terms,
@@ -33,9 +33,9 @@ class ClippedPolicyLoss(PolicyLoss):
     """PPO's clipped surrogate with dual clip (functional.clipped_policy_terms); ``clip_high`` > ``clip_low``: DAPO."""
 
     def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2, dual_clip: float | None = 3.0) -> None:
-        self.clip_low = within("clip_low", clip_low, 0.0, 1.0)
-        self.clip_high = within("clip_high", clip_high)
-        self.dual_clip = None if dual_clip is None else within("dual_clip", dual_clip, 1.0)
+        self.clip_low = between("model.objective.policy_loss.clip_low", clip_low, 0, 1)
+        self.clip_high = at_least("model.objective.policy_loss.clip_high", clip_high, 0)
+        self.dual_clip = at_least("model.objective.policy_loss.dual_clip", dual_clip, 1)
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
         return clipped_policy_terms(
@@ -58,8 +58,8 @@ class GSPOLoss(PolicyLoss):
     aggregation = "seq-mean-token-mean"
 
     def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4) -> None:
-        self.clip_low = within("clip_low", clip_low, 0.0, 1.0)
-        self.clip_high = within("clip_high", clip_high)
+        self.clip_low = between("model.objective.policy_loss.clip_low", clip_low, 0, 1)
+        self.clip_high = at_least("model.objective.policy_loss.clip_high", clip_high, 0)
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
         return gspo_terms(
@@ -80,8 +80,8 @@ class CISPOLoss(PolicyLoss):
     """
 
     def __init__(self, clip_low: float = 1.0, clip_high: float = 4.0) -> None:
-        self.clip_low = within("clip_low", clip_low, 0.0, 1.0)
-        self.clip_high = within("clip_high", clip_high)
+        self.clip_low = between("model.objective.policy_loss.clip_low", clip_low, 0, 1)
+        self.clip_high = at_least("model.objective.policy_loss.clip_high", clip_high, 0)
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
         ratio = log_ratio(inputs.student_logprobs.detach(), inputs.behaviour, inputs.mask).exp()

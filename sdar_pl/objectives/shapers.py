@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import between
 from sdar_pl.objectives.functional import rlsd_advantages
 from sdar_pl.objectives.inputs import LossInputs
 from sdar_pl.objectives.schedules import Linear, Schedule
@@ -30,8 +30,8 @@ class RLSDShaper(AdvantageShaper):
     """
 
     def __init__(self, mix: float = 0.5, clip: float = 0.2, schedule: Schedule = Linear()) -> None:  # noqa: B008
-        self.mix = within("mix", mix, 0.0, 1.0)
-        self.clip = within("clip", clip, 0.0, 1.0)
+        self.mix = between("model.objective.shaper.mix", mix, 0, 1)
+        self.clip = between("model.objective.shaper.clip", clip, 0, 1)
         self.schedule = schedule
 
     def __call__(self, inputs: LossInputs) -> Tensor:

@@ -247,9 +247,9 @@ def test_learning_from_it_reaches_the_teacher() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: O.TopKDivergence(k=0), "estimator.k: 0 .* at least 1"),
+        (lambda: O.TopKDivergence(k=0), "distillation.estimator.k: 0; must be ≥ 1"),
         (lambda: O.TopKDivergence(k=-3), "estimator.k: -3"),
-        (lambda: O.TopKDivergence("sideways"), "'sideways' is unknown; use reverse-kl, forward-kl or js"),  # type: ignore[arg-type]
+        (lambda: O.TopKDivergence("sideways"), "'sideways'; must be one of reverse-kl, forward-kl, js"),  # type: ignore[arg-type]
         (lambda: objective()(replace(inputs(), teacher_top=None)), "teacher's likeliest tokens.*Likelihood"),
         (lambda: objective()(replace(inputs(), student_top=None)), "student_top"),
         (lambda: objective().validate(context=False), "set data.context"),

@@ -191,9 +191,9 @@ def test_unknown_names_are_refused() -> None:
     x, mask = torch.zeros(1, 1), torch.ones(1, 1)
     with pytest.raises(UserError, match="token-mean"):
         F.aggregate(x, mask, "sum")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="k1, k2 or k3"):
+    with pytest.raises(UserError, match="k1, k2, k3"):
         F.kl_terms(x, x, mask, estimator="k4")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="episode or row"):
+    with pytest.raises(UserError, match="episode, row"):
         F.group_advantages(x[0], mask[0], mask[0], unit="token")  # type: ignore[arg-type]
     with pytest.raises(UserError, match="leave-one-out"):
         F.group_advantages(x[0], mask[0], mask[0], scale="max")  # type: ignore[arg-type]

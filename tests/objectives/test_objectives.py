@@ -409,14 +409,14 @@ def pushed(estimator: O.Estimator) -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: O.SDAR(beta=-1), "beta: -1 .* at least 0"),
+        (lambda: O.SDAR(beta=-1), "^model.objective.beta: -1; must be ≥ 0"),
         (lambda: O.SDAR(coefficient=-0.1), "coefficient: -0.1"),
         (lambda: O.SDAR(coefficient=float("nan")), "coefficient: nan"),
-        (lambda: O.GRPO(clip_low=-0.2), "clip_low: -0.2 .* between 0 and 1"),
+        (lambda: O.GRPO(clip_low=-0.2), "^model.objective.clip_low: -0.2; must be ≥ 0 and ≤ 1"),
         (lambda: O.GRPO(clip_high=-0.2), "clip_high"),
-        (lambda: O.GRPO(dual_clip=0.5), "dual_clip: 0.5 .* at least 1"),
+        (lambda: O.GRPO(dual_clip=0.5), "^model.objective.dual_clip: 0.5; must be ≥ 1"),
         (lambda: O.GRPO(reference_coefficient=-1), "reference_coefficient"),
-        (lambda: O.SDAR(gate="max"), "gate: 'max' is unknown"),  # type: ignore[arg-type]
+        (lambda: O.SDAR(gate="max"), "gate: 'max'; must be one of gap, entropy"),  # type: ignore[arg-type]
         (lambda: O.RLSDShaper(mix=2), "mix: 2"),
         (lambda: O.Linear(steps=0), "schedule.steps"),
         (lambda: O.Objective(O.GSPOLoss()).validate(), "GSPOLoss .* set it to seq-mean-token-mean"),
@@ -426,7 +426,7 @@ def pushed(estimator: O.Estimator) -> None:
         (lambda: pushed(O.TopKDivergence()), "CentredGapGate .* TopKDivergence .* set gate to GapGate"),
         (lambda: pushed(O.K3(importance=True)), "CentredGapGate .* K3"),
         (lambda: pushed(O.Signed()), "CentredGapGate .* Signed"),
-        (lambda: O.SDAR(gate="soft-or")(replace(example(), entropy=None)), "entropies; .* use the gap gate"),
+        (lambda: O.SDAR(gate="soft-or")(replace(example(), entropy=None)), "entropies; .* use GapGate"),
         (lambda: O.SDAR().validate(context=False), "set data.context"),
         (lambda: O.Objective(shaper=O.RLSDShaper()).validate(context=False), "set data.context"),
         (lambda: O.Objective(shaper=O.GRSDShaper())(example()), "shape"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import at_least, between
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.functional import per_token
 from sdar_pl.objectives.inputs import LossInputs
@@ -26,13 +26,15 @@ class AgentOPSDShaper(AdvantageShaper):
     across_rows = True
 
     def __init__(self, mix: float = 0.5, strength: float = 0.2, clip: float = 0.5) -> None:
-        self.mix = within("mix", mix, 0.0, 1.0)
-        self.strength = within("shaper.strength", strength)
-        self.clip = within("clip", clip, 0.0, 1.0)
+        self.mix = between("model.objective.shaper.mix", mix, 0, 1)
+        self.strength = at_least("model.objective.shaper.strength", strength, 0)
+        self.clip = between("model.objective.shaper.clip", clip, 0, 1)
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         if inputs.episodes is None:
-            raise UserError("objective.shaper: AgentOPSD follows a whole episode and needs the rows' episode numbers")
+            raise UserError(
+                "model.objective.shaper: AgentOPSD follows a whole episode and needs the rows' episode numbers"
+            )
         real = inputs.mask > 0
         width = int(inputs.turns.max()) + 1
         keys = (inputs.episodes[:, None] * width + inputs.turns)[real]  # one key a turn, sorted by episode, then turn

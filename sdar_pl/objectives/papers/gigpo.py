@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import at_least, between
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.advantages import GroupAdvantage
 from sdar_pl.objectives.functional import STD_EPSILON, Scale, Unit
@@ -26,8 +26,8 @@ class GiGPOAdvantage(GroupAdvantage):
 
     def __init__(self, weight: float = 1.0, gamma: float = 0.95, unit: Unit = "episode", scale: Scale = "std") -> None:
         super().__init__(unit, scale)
-        self.weight = within("advantage.weight", weight)
-        self.gamma = within("advantage.gamma", gamma, 0.0, 1.0)
+        self.weight = at_least("data.advantage.weight", weight, 0)
+        self.gamma = between("data.advantage.gamma", gamma, 0, 1)
 
     def __call__(
         self,
@@ -43,7 +43,9 @@ class GiGPOAdvantage(GroupAdvantage):
         ``step_rewards`` [N] are the rewards of single turns; None puts the episode's reward on its last row.
         """
         if anchors is None:
-            raise UserError("advantage: GiGPO needs anchor states, one a row; use windowed history or GroupAdvantage")
+            raise UserError(
+                "data.advantage: GiGPO needs anchor states, one a row; use windowed history or GroupAdvantage"
+            )
         result = super().__call__(rewards, groups, episodes)
         returns = self.returns(rewards, episodes, step_rewards)
         for group, anchor in set(zip(groups.tolist(), anchors.tolist(), strict=True)):

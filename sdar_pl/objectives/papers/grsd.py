@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import at_least, between
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.functional import LOG_RATIO_LIMIT, per_token
 from sdar_pl.objectives.inputs import LossInputs
@@ -26,12 +26,14 @@ class GRSDShaper(AdvantageShaper):
     across_rows = True
 
     def __init__(self, coefficient: float = 0.5, floor: float = 0.1) -> None:
-        self.coefficient = within("coefficient", coefficient)
-        self.floor = within("shaper.floor", floor, 0.0, 1.0)
+        self.coefficient = at_least("model.objective.shaper.coefficient", coefficient, 0)
+        self.floor = between("model.objective.shaper.floor", floor, 0, 1)
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         if inputs.groups is None:
-            raise UserError("objective.shaper: GRSD compares the turns of a group and needs the rows' group numbers")
+            raise UserError(
+                "model.objective.shaper: GRSD compares the turns of a group and needs the rows' group numbers"
+            )
         mask, turns = inputs.mask, inputs.turns
         advantages = per_token(inputs.advantages, mask)
         mean = turn_mean(inputs.behaviour_gap, turns, mask)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import at_least
 from sdar_pl.objectives.functional import per_token
 from sdar_pl.objectives.inputs import LossInputs
 from sdar_pl.objectives.schedules import Constant, Schedule
@@ -27,8 +27,8 @@ class OPIDShaper(AdvantageShaper):
         clip: float | None = None,
         schedule: Schedule = Constant(),  # noqa: B008 – immutable
     ) -> None:
-        self.coefficient = within("coefficient", coefficient)
-        self.clip = None if clip is None else within("clip", clip)
+        self.coefficient = at_least("model.objective.shaper.coefficient", coefficient, 0)
+        self.clip = at_least("model.objective.shaper.clip", clip, 0)
         self.schedule = schedule
 
     def __call__(self, inputs: LossInputs) -> Tensor:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from sdar_pl.checks import within
+from sdar_pl.checks import at_least
 from sdar_pl.objectives.functional import fill_masked
 from sdar_pl.objectives.gates import Gate
 from sdar_pl.objectives.inputs import LossInputs
@@ -31,9 +31,9 @@ class PCSDGate(Gate):
     """
 
     def __init__(self, beta: float = 5.0, gamma: float = 0.5, window: int = 8) -> None:
-        self.beta = within("beta", beta)
-        self.gamma = within("gate.gamma", gamma)
-        self.window = int(within("gate.window", window, 1))
+        self.beta = at_least("model.objective.distillation.gate.beta", beta, 0)
+        self.gamma = at_least("model.objective.distillation.gate.gamma", gamma, 0)
+        self.window = at_least("model.objective.distillation.gate.window", window, 1)
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
         mask, turns = inputs.mask, inputs.turns
