@@ -18,7 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from sdar_pl.engines.kv import STEP
+from sdar_pl.engines.kv import COLUMNS_AT_ONCE
 from sdar_pl.engines.transformers import LEAVE_SHARE
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.adapters import LoRA, adapt
@@ -133,7 +133,7 @@ def plan(config: Any) -> Plan:
         keeps = window.history == "conversation" and engine.keep_cache
         prompts = max(1, min(decoded, engine.prefill_tokens // window.max_prompt_tokens))
         height, token = prefill_bytes(net, prompts, window.max_prompt_tokens, precision=precision)
-        row = (length + STEP) * token
+        row = (length + COLUMNS_AT_ONCE) * token
         rows = sessions if keeps else decoded
         result.rollout = {
             "KV cache": rows * row,
@@ -141,7 +141,9 @@ def plan(config: Any) -> Plan:
             "prompts": height + unpacked,
             "sampling": decoded * causal_lm(net).config.get_text_config().vocab_size * SAMPLING,
         }
-        result.notes["KV cache"] = f"{rows} rows × {length + STEP:,} tokens × {token:,} B, every row at its longest"
+        result.notes["KV cache"] = (
+            f"{rows} rows × {length + COLUMNS_AT_ONCE:,} tokens × {token:,} B, every row at its longest"
+        )
         result.notes["copies of the cache"] = "when rows leave the batch"
         result.notes["prompts"] = f"{prompts} × {window.max_prompt_tokens:,} tokens"
     if shards > 1:

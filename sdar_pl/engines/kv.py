@@ -1,7 +1,7 @@
 """Key–value caches of many sessions as padded tensors, and the one operation on them: ``gather`` rows of several.
 
 Within a turn rows end at different times and leave holes; gathering drops them. Tensors are wider than what they
-hold, so that a new token is written behind the last one (room.py) instead of copying all of them.
+hold, so that a new token is written behind the last one (preallocated.py) instead of copying all of them.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-#: columns of room added at a time
-STEP = 64
+#: spare columns that are added at a time
+COLUMNS_AT_ONCE = 64
 
 
 @dataclass
 class Block:
     """n cached rows. ``valid`` [n, T] bool says which columns count; ``layers`` holds (keys, values) [n, H, ≥ T, D],
-    whose columns behind the first T are room."""
+    whose columns behind the first T are spare."""
 
     layers: list[tuple[Tensor, Tensor]]
     valid: Tensor
@@ -28,21 +28,21 @@ class Block:
     @staticmethod
     def of(cache: Any, valid: Tensor) -> Block:
         """The content of a transformers cache."""
-        return Block([getattr(layer, "wide", (layer.keys, layer.values)) for layer in cache.layers], valid)
+        return Block([getattr(layer, "storage", (layer.keys, layer.values)) for layer in cache.layers], valid)
 
     def cache(self) -> Any:
         """A transformers cache of these rows."""
         from transformers import DynamicCache
 
-        from sdar_pl.engines.room import PreallocatedLayer
+        from sdar_pl.engines.preallocated import PreallocatedLayer
 
         cache = DynamicCache()
         cache.layers = [PreallocatedLayer(keys, values, self.valid.shape[1]) for keys, values in self.layers]
         return cache
 
 
-def gather(parts: Sequence[tuple[Block, Sequence[int]]], room: int = 0) -> Block:
-    """Rows of several blocks one below the other, left-padded to the longest, with ``room`` columns to spare.
+def gather(parts: Sequence[tuple[Block, Sequence[int]]], spare_columns: int = 0) -> Block:
+    """Rows of several blocks one below the other, left-padded to the longest, with ``spare_columns`` columns to spare.
 
     A row may be named more than once (a prompt shared by a group). A block that is wanted as it is, is not copied.
     """
@@ -53,7 +53,7 @@ def gather(parts: Sequence[tuple[Block, Sequence[int]]], room: int = 0) -> Block
 
     def copy(number: int, which: int) -> Tensor:
         like = parts[0][0].layers[number][which]
-        whole = like.new_empty(sum(len(rows) for _, rows in parts), like.shape[1], width + room, like.shape[3])
+        whole = like.new_empty(sum(len(rows) for _, rows in parts), like.shape[1], width + spare_columns, like.shape[3])
         start = 0
         for (block, _), (index, order, valid) in zip(parts, columns, strict=True):
             source = block.layers[number][which]

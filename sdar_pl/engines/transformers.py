@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
-from sdar_pl.engines.kv import STEP, Block, gather
+from sdar_pl.engines.kv import COLUMNS_AT_ONCE, Block, gather
 from sdar_pl.errors import UserError
 from sdar_pl.policy import Policy
 
@@ -91,7 +91,9 @@ class TransformersEngine(Engine):
         numbers = {id(one.block): n for n, one in enumerate(self._kept.values())}
         old.sort(key=lambda i: (numbers[id(kept[i].block)], kept[i].row))
         for chunk in _chunks([(i, len(rest[i])) for i in old], self.prefill_tokens):
-            past = self._take([requests[i].session for i in chunk], room=max(len(rest[i]) for i in chunk) + STEP)
+            past = self._take(
+                [requests[i].session for i in chunk], spare_columns=max(len(rest[i]) for i in chunk) + COLUMNS_AT_ONCE
+            )
             block, last = self._forward([rest[i] for i in chunk], past)
             parts.append((block, list(range(len(chunk)))))
             logits.append(last)
@@ -103,7 +105,7 @@ class TransformersEngine(Engine):
             rows = [row for row, n in enumerate(chunk) for _ in unique[n]]
             parts.append((block, rows))
             logits.append(last[rows])
-        return gather(parts, room=STEP), torch.cat(logits), old + new
+        return gather(parts, spare_columns=COLUMNS_AT_ONCE), torch.cat(logits), old + new
 
     def _continues(self, request: Request) -> bool:
         kept = self._kept.get(request.session)
@@ -111,7 +113,7 @@ class TransformersEngine(Engine):
             return False
         return request.prompt[: len(kept.tokens)] == kept.tokens
 
-    def _take(self, sessions: Sequence[int], room: int) -> Block:
+    def _take(self, sessions: Sequence[int], spare_columns: int) -> Block:
         """The cached rows of these sessions, in order and no longer kept. Sessions of one block stand together."""
         parts: list[tuple[Block, list[int]]] = []
         for session in sessions:
@@ -119,7 +121,7 @@ class TransformersEngine(Engine):
             if not parts or parts[-1][0] is not kept.block:
                 parts.append((kept.block, []))
             parts[-1][1].append(kept.row)
-        return gather(parts, room)
+        return gather(parts, spare_columns)
 
     def _forward(self, prompts: Sequence[Sequence[int]], past: Block | None) -> tuple[Block, Tensor]:
         """Run left-padded prompts after ``past`` → (cache, logits of each row's last token)."""
@@ -178,7 +180,7 @@ class TransformersEngine(Engine):
                 self._keep([(rows[active[place]], out[active[place]]) for place in gone], now, gone)
                 if not stay:
                     return out
-                left = gather([(now, stay)], room=STEP)
+                left = gather([(now, stay)], spare_columns=COLUMNS_AT_ONCE)
                 cache, valid, positions = left.cache(), left.valid, positions[stay]
                 active, tokens, running = [active[p] for p in stay], [tokens[p] for p in stay], [True] * len(stay)
             # What is fed to a row that has ended does not count in its cache.

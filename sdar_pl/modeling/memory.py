@@ -27,7 +27,7 @@ from sdar_pl.modeling.logprobs import token_logprobs
 NF4_TABLES = 4 * (16 + 256 + 1)
 
 
-class Live(TorchDispatchMode):  # type: ignore[no-untyped-call]
+class AllocationMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that are made inside and still alive: ``now``, and ``peak`` so far."""
 
     def __init__(self) -> None:
@@ -147,7 +147,7 @@ def update_bytes(
 
     def measure(layers: int) -> Update:
         model = shorten(net, layers)
-        with without_data(model), Live() as live, precision():
+        with without_data(model), AllocationMeter() as meter, precision():
             model.train()
             if checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
@@ -156,18 +156,18 @@ def update_bytes(
             attention = torch.ones_like(tokens)
             decoder, head = causal_lm(model).get_decoder(), causal_lm(model).get_output_embeddings()
             hidden = decoder(input_ids=tokens, attention_mask=attention, use_cache=False).last_hidden_state
-            saved, highest, live.peak = live.now, live.peak, live.now
+            saved, highest, meter.peak = meter.now, meter.peak, meter.now
             states = hidden.detach().flatten(0, 1).requires_grad_()
             targets = torch.zeros(responses, dtype=torch.long)
             picked = states.index_select(0, targets)
             named = torch.zeros(responses, min(top_k, head.out_features), dtype=torch.long) if top_k else None
             found = token_logprobs(picked, head, targets, entropy=True, top=named, chunk=chunk)
             (found.values.sum() + (0.0 if found.top is None else found.top.sum())).backward()  # type: ignore[no-untyped-call]
-            logits = live.peak - saved
+            logits = meter.peak - saved
             del found, picked, named, targets
-            live.peak = highest
+            meter.peak = highest
             hidden.backward(states.grad.view_as(hidden))
-            return Update(saved, live.peak - saved, logits)
+            return Update(saved, meter.peak - saved, logits)
 
     two, three = measure(2), measure(3)
     more = len(causal_lm(net).get_decoder().layers) - 2
@@ -179,13 +179,13 @@ def update_bytes(
 def prefill_bytes(net: Any, rows: int, length: int, *, precision: Callable[[], Any]) -> tuple[int, int]:
     """Of a forward over prompts without gradient: (its height beyond weights and cache, the cache's bytes a token)."""
     model = shorten(net, 2)
-    with without_data(model), torch.no_grad(), Live() as live, precision():
+    with without_data(model), torch.no_grad(), AllocationMeter() as meter, precision():
         tokens = torch.zeros(rows, length, dtype=torch.long)
         attention = torch.ones_like(tokens)
         output = causal_lm(model.eval()).get_decoder()(input_ids=tokens, attention_mask=attention, use_cache=True)
         cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in output.past_key_values.layers)
         layers = len(causal_lm(net).get_decoder().layers)
-        return live.peak - cache, cache * layers // (2 * rows * length)
+        return meter.peak - cache, cache * layers // (2 * rows * length)
 
 
 # ---------------------------------------------------------------------- what stands still

@@ -278,7 +278,7 @@ def test_gather() -> None:
     valid = torch.tensor([[0, 1, 1, 0, 1, 0], [1, 1, 0, 0, 0, 0]]).bool()
     one = Block([(torch.randn(2, 3, 9, 4), torch.randn(2, 3, 9, 4)) for _ in range(2)], valid)
     two = Block([(torch.randn(1, 3, 5, 4), torch.randn(1, 3, 5, 4)) for _ in range(2)], torch.ones(1, 5).bool())
-    whole = gather([(one, [1, 0, 1]), (two, [0])], room=7)
+    whole = gather([(one, [1, 0, 1]), (two, [0])], spare_columns=7)
     assert whole.valid.long().tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1], [0, 0, 0, 1, 1], [1, 1, 1, 1, 1]]
     for number in range(2):
         for which in range(2):

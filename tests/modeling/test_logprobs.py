@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from sdar_pl.modeling.logprobs import token_logprobs
-from sdar_pl.modeling.memory import Live
+from sdar_pl.modeling.memory import AllocationMeter
 
 
 @pytest.mark.parametrize("part", [0, 1, 2])
@@ -98,12 +98,12 @@ def test_memory_is_that_of_a_chunk(entropy: bool, top: int) -> None:
     for tokens in (64, 256):
         hidden = torch.randn(tokens, width, requires_grad=True)
         targets = torch.randint(vocabulary, (tokens,))
-        with Live() as live:
+        with AllocationMeter() as meter:
             named = torch.arange(top).expand(tokens, top) if top else None
             found = token_logprobs(hidden, head, targets, entropy=entropy, top=named, chunk=chunk)
             sum(part.sum() for part in found[:3] if part is not None).backward()  # type: ignore[union-attr]
         # The log-probs of the top tokens are the caller's, of all chunks and with gradients: a vocabulary dwarfs them.
-        heights.append(live.peak - 4 * tokens * 3 * top)
+        heights.append(meter.peak - 4 * tokens * 3 * top)
     one = 4 * chunk * vocabulary
     assert max(heights) <= (4.5 if entropy or top else 3.5) * one
     assert heights[1] - heights[0] < 0.5 * one
