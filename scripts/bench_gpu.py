@@ -25,7 +25,8 @@ from typing import Any
 
 from _common import in_words, machine, model_folder
 
-CONFIG = Path(__file__).resolve().parents[1] / "configs" / "qlora_24gb.yaml"
+FOLDER = Path(__file__).resolve().parents[1] / "configs"
+CONFIGS = [f"--config={FOLDER / name}.yaml" for name in ("household/sdar", "hardware/one_24gb")]
 SHAPES = {"tiny": "tiny", "3b": "Qwen/Qwen2.5-3B-Instruct", "7b": "Qwen/Qwen2.5-7B-Instruct"}
 AIM = {"3b": 12, "7b": 20}  # GiB
 RANK = 32
@@ -172,7 +173,7 @@ def foretold(args: argparse.Namespace) -> dict[str, int]:
     with tempfile.TemporaryDirectory() as folder:
         model = model_folder(Path(folder) / "model", configuration(args.shape[0]))
         words = [f"--{name}={value}" for name, value in {**options, "model.policy.model": model}.items()]
-        command = [sys.executable, "-m", "sdar_pl", "plan", "--config", str(CONFIG), *words, "--json"]
+        command = [sys.executable, "-m", "sdar_pl", "plan", *CONFIGS, *words, "--json"]
         done = subprocess.run(command, capture_output=True, text=True, check=True)
     return dict(json.loads(done.stdout)["peaks"])
 

@@ -44,8 +44,8 @@ from sdar_pl.runtime.messages import PlainParser
 FIT = (sys.executable, "-m", "sdar_pl", "fit")
 #: run_folder.py's, which must not reach the cells from a run around this one
 RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
-#: folders of configs that change a recipe
-KINDS = ("objectives", "contexts", "teachers")
+#: folders of configs whose files are parts: they change a recipe
+PART_FOLDERS = ("objectives", "contexts", "teachers", "models", "hardware")
 
 
 @dataclass(frozen=True)
@@ -133,7 +133,7 @@ def find(name: str, config: Path) -> Path:
         if not Path(name).is_file():
             raise UserError(f"--objectives: no file {name}")
         return Path(name)
-    folders = [above / kind for above in (config.parent, config.parent.parent) for kind in KINDS]
+    folders = [above / kind for above in (config.parent, config.parent.parent) for kind in PART_FOLDERS]
     for folder in folders:
         if (folder / f"{name}.yaml").is_file():
             return folder / f"{name}.yaml"

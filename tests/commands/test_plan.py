@@ -49,9 +49,9 @@ PARAMETERS = {
 def planned(capsys: pytest.CaptureFixture[str]) -> Callable[..., dict[str, Any]]:
     """``plan --json`` of a config with options."""
 
-    def call(config: str, /, **options: Any) -> dict[str, Any]:
+    def call(*configs: str, **options: Any) -> dict[str, Any]:
         words = [f"--{name.replace('__', '.')}={value}" for name, value in options.items()]
-        assert main(["plan", "--config", str(CONFIGS / config), *words, "--json"]) == 0
+        assert main(["plan", *(f"--config={CONFIGS / config}" for config in configs), *words, "--json"]) == 0
         return dict(json.loads(capsys.readouterr().out))
 
     return call
@@ -259,20 +259,23 @@ def test_known_models_have_their_parameters(name: str) -> None:
 
 
 GIGA = 2**30
+ONE_24GB = ("household/sdar.yaml", "hardware/one_24gb.yaml")
+ONE_12GB = ("household/sdar.yaml", "models/qwen3_1.7b.yaml", "hardware/one_12gb.yaml")
+EIGHT_80GB = ("household/sdar.yaml", "models/qwen2.5_7b.yaml", "hardware/eight_80gb.yaml")
 
 
 @pytest.mark.parametrize(
-    ("config", "model", "trained", "memory"),
+    ("configs", "model", "trained", "memory"),
     [
-        ("qlora_24gb.yaml", "Qwen/Qwen2.5-3B-Instruct", 59_867_136, 12 * GIGA),
-        ("qlora_12gb.yaml", "Qwen/Qwen3-1.7B", 34_865_152, 10 * GIGA),
-        ("fsdp_8gpu.yaml", "Qwen/Qwen2.5-7B-Instruct", 161_480_704, 24 * GIGA),
+        (ONE_24GB, "Qwen/Qwen2.5-3B-Instruct", 59_867_136, 12 * GIGA),
+        (ONE_12GB, "Qwen/Qwen3-1.7B", 34_865_152, 10 * GIGA),
+        (EIGHT_80GB, "Qwen/Qwen2.5-7B-Instruct", 161_480_704, 24 * GIGA),
     ],
 )
 def test_a_gpu_config_is_parsed_built_on_meta_tensors_and_fits(
-    planned: Callable[..., dict[str, Any]], config: str, model: str, trained: int, memory: int
+    planned: Callable[..., dict[str, Any]], configs: tuple[str, ...], model: str, trained: int, memory: int
 ) -> None:
-    plan = planned(config)
+    plan = planned(*configs)
     assert (plan["model"], plan["trained"]) == (model, trained)
     assert plan["parameters"] == PARAMETERS[model] + trained
     assert 0 < plan["peaks"]["total"] < memory
@@ -285,7 +288,7 @@ def test_qlora_fits_the_card_it_is_meant_for(planned: Callable[..., dict[str, An
 
     scripts/bench_gpu.py measures it on a card."""
     plan = planned(
-        "qlora_24gb.yaml",
+        *ONE_24GB,
         model__policy__model=f"Qwen/Qwen2.5-{size}-Instruct",
         data__prompter__max_prompt_tokens=2048,
         data__engine__max_rows=8,
@@ -296,7 +299,7 @@ def test_qlora_fits_the_card_it_is_meant_for(planned: Callable[..., dict[str, An
 
 @SLOW
 def test_fsdp_divides_what_it_shards(planned: Callable[..., dict[str, Any]]) -> None:
-    eight, one = planned("fsdp_8gpu.yaml"), planned("fsdp_8gpu.yaml", trainer__devices=1, trainer__strategy="auto")
+    eight, one = planned(*EIGHT_80GB), planned(*EIGHT_80GB, trainer__devices=1, trainer__strategy="auto")
     assert (eight["ranks"], eight["shards"], one["shards"]) == (8, 8, 1)
     assert eight["fixed"] == {name: size // 8 for name, size in one["fixed"].items()}
     whole = one["fixed"]["weights"] + one["fixed"]["adapters"]
@@ -363,7 +366,7 @@ def test_the_table_names_all_parts(small: Path, capsys: pytest.CaptureFixture[st
 )
 def test_bad_input_is_one_line(words: dict[str, Any], message: str, capsys: pytest.CaptureFixture[str]) -> None:
     options = [f"--{name.replace('__', '.')}={value}" for name, value in words.items()]
-    assert main(["plan", "--config", str(CONFIGS / "qlora_12gb.yaml"), *options]) == 2
+    assert main(["plan", "--config", str(CONFIGS / "household" / "sdar.yaml"), *options]) == 2
     (line,) = [line for line in capsys.readouterr().err.splitlines() if line]
     assert line.startswith("error: ")
     assert message in line
