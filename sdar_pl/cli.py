@@ -51,7 +51,7 @@ def main(args: Sequence[str] | None = None) -> int:
 
         print(f"sdar_pl {__version__}")
         return 0
-    if arguments[:1] in (["compare"], ["export"]):
+    if arguments[:1] in (["compare"], ["export"], ["check-env"]):
         return _other(arguments[0], arguments[1:])
     planning = arguments[:1] == ["plan"]
     if planning:
@@ -89,7 +89,7 @@ def _other(command: str, arguments: list[str]) -> int:
     from sdar_pl.errors import UserError
 
     try:
-        status: int = importlib.import_module(f"sdar_pl.commands.{command}").main(arguments)
+        status: int = importlib.import_module(f"sdar_pl.commands.{command.replace('-', '_')}").main(arguments)
         return status
     except UserError as error:
         return _fail(str(error))
