@@ -1,4 +1,4 @@
-"""Objectives: what the policy learns from. Everything here can be named in YAML as ``sdar_pl.objectives.<Name>``."""
+"""Objectives, advantages and their parts. YAML names every class here as ``sdar_pl.objectives.<Name>``."""
 
 from sdar_pl.objectives.advantages import Advantage, BatchAdvantage, GroupAdvantage
 from sdar_pl.objectives.distillation import Distillation

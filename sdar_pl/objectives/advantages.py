@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from torch import Tensor
 
 from sdar_pl.checks import one_of
 from sdar_pl.errors import UserError
-from sdar_pl.objectives.functional import STD_EPSILON, Scale, Unit, group_advantages
+from sdar_pl.objectives.group_statistics import Scale, Unit, first_rows, group_advantages, standardise
 
 
 class Advantage:
-    """Base: ``advantage(rewards, groups, episodes)``, all [N], gives the rows' advantages [N].
+    """Base class: ``advantage(rewards, groups, episodes)``, all [N], returns the rows' advantages [N].
 
     The rows are those of this rank, which has whole groups; with ``whole_batch`` those of all ranks.
-    ``needs_anchors``: it also wants ``anchors`` and ``step_rewards`` [N] by name (gigpo.py), from windowed history.
+    ``needs_anchors`` says that the keyword arguments ``anchors`` and ``step_rewards`` [N] are needed too
+    (papers/gigpo.py); they exist with windowed history only.
     """
 
     needs_anchors: bool = False
@@ -26,13 +26,16 @@ class Advantage:
         raise NotImplementedError
 
     def validate(self, group_size: int) -> None:
-        """Raises UserError where groups of ``group_size`` episodes make no sense."""
+        """Raises UserError if the advantage is not defined for groups of ``group_size`` episodes."""
 
 
 class GroupAdvantage(Advantage):
-    """A row's reward against its group (functional.group_advantages).
+    """Group-relative advantage: a row's reward compared with its group's (GRPO, 2402.03300).
 
-    ``unit`` episode or row; ``scale`` std (GRPO), none (Dr. GRPO) or leave-one-out (RLOO).
+    Args:
+        unit: what the group's statistics count once: episode, or row (long episodes then dominate).
+        scale: std divides by the group's deviation (GRPO), none does not (Dr. GRPO, 2503.20783), leave-one-out
+            compares with the mean of the others (RLOO, 2402.14740).
     """
 
     def __init__(self, unit: Unit = "episode", scale: Scale = "std") -> None:
@@ -44,15 +47,16 @@ class GroupAdvantage(Advantage):
 
     def validate(self, group_size: int) -> None:
         if group_size < 2:
-            raise UserError(f"data.group_size: {group_size} leaves nothing to compare an episode with; give at least 2")
+            raise UserError(f"data.group_size: {group_size}; must be ≥ 2, data.advantage compares episodes of a group")
 
 
 class BatchAdvantage(Advantage):
-    """REINFORCE++ (2501.03262): rewards standardised over the whole batch and not within a group.
+    """Batch-relative advantage of REINFORCE++ (2501.03262): rewards standardised over all ranks' rows of the iteration.
 
-    ``baseline`` group first takes off the group's mean ("REINFORCE++ with baseline", for groups of several episodes);
-    none is the original for one episode a task. Each episode counts once (``unit`` episode) or each row. The batch is
-    what all ranks rolled out.
+    Args:
+        baseline: group subtracts the group's mean first ("REINFORCE++ with baseline", several episodes a task); none is
+            the original, for one episode a task.
+        unit: what the statistics count once: episode or row.
     """
 
     whole_batch = True
@@ -65,15 +69,9 @@ class BatchAdvantage(Advantage):
         values = rewards.double()
         if self.baseline == "group":
             values = group_advantages(values, groups, episodes, unit=self.unit, scale="none")
-        samples = values
-        if self.unit == "episode":
-            numbers = episodes.tolist()
-            samples = values[[numbers.index(number) for number in dict.fromkeys(numbers)]]
-        deviation = samples.std() if len(samples) > 1 else torch.ones(())
-        return ((values - samples.mean()) / (deviation + STD_EPSILON)).to(rewards.dtype)
+        samples = values[first_rows(episodes)[0]] if self.unit == "episode" else values
+        return standardise(values, samples).to(rewards.dtype)
 
     def validate(self, group_size: int) -> None:
         if self.baseline == "group" and group_size < 2:
-            raise UserError(
-                f"data.group_size: {group_size} leaves no baseline; give at least 2 or set baseline to none"
-            )
+            raise UserError(f"data.group_size: {group_size}; must be ≥ 2, or set data.advantage.baseline to none")

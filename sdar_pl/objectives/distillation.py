@@ -13,7 +13,14 @@ from sdar_pl.objectives.schedules import Constant, Schedule
 
 
 class Distillation:
-    """λ·schedule(iteration) · aggregate(estimator under the gate). The defaults are SDAR (2605.15155): λ 0.01, β 5."""
+    """Auxiliary loss: λ·schedule(iteration)·(mean over tokens of the gated estimator). Defaults: SDAR (2605.15155).
+
+    Args:
+        estimator: the loss of each token; Likelihood, Signed, K3 or TopKDivergence.
+        gate: the detached weight of each token.
+        coefficient: λ ≥ 0, 0.01 in the paper. With 0 the term is reported and not trained on.
+        schedule: factor on λ at each iteration.
+    """
 
     def __init__(
         self,
@@ -28,7 +35,7 @@ class Distillation:
         self.schedule = schedule
 
     def scale(self, iteration: int) -> float:
-        """λ at an iteration."""
+        """λ·schedule at an iteration."""
         return self.coefficient * self.schedule(iteration)
 
     def weights(self, inputs: LossInputs) -> Tensor:

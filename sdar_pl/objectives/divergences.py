@@ -1,8 +1,8 @@
 """Divergences between teacher and student over the vocabulary, not only on the sampled token.
 
-Both speak of k + 1 outcomes: the teacher's k likeliest tokens one by one, and *all others together* as the last. Left
-out: where the log-probs come from (logprobs.py), and any weight on how a state was reached – as with every estimator,
-the gradient flows through the token's own distribution alone.
+The distributions have k + 1 outcomes: each of the teacher's k likeliest tokens, and *all other tokens together* as the
+last. Left out: how the log-probs are computed (modeling/logprobs.py), and the gradient through the states that earlier
+tokens lead to; as with every estimator, the gradient flows through the token's own distribution only.
 """
 
 from __future__ import annotations
@@ -24,44 +24,48 @@ KEY = "model.objective.distillation.estimator"
 
 
 def divergence_terms(student: Tensor, teacher: Tensor, mask: Tensor, *, kind: Kind) -> Tensor:
-    """Divergences [B, R] of log-probs [B, R, K] over K outcomes that are certain together; 0 where masked.
+    """Divergences [B, R] of log-probs [B, R, K] over K outcomes whose probabilities sum to 1; 0 where masked.
 
     With p the student's probabilities and q the teacher's: ``reverse-kl`` KL(p ‖ q), ``forward-kl`` KL(q ‖ p), ``js``
-    ½KL(p ‖ m) + ½KL(q ‖ m) with m = (p + q)/2, at most log 2. An outcome of which the teacher's log-prob is −∞ is no
-    outcome. Only ``student`` gets a gradient. Raises UserError for an unknown kind.
+    ½KL(p ‖ m) + ½KL(q ‖ m) with m = (p + q)/2, at most log 2. Outcomes where the teacher's log-prob is −∞ are left
+    out. Only ``student`` gets a gradient. Raises UserError for an unknown kind.
 
-    Every outcome's share is written as ≥ 0 (q − p, which sums to nothing, is added to p·log(p/q)), so that equal
-    distributions give exactly 0, in value and in gradient.
+    The summand of every outcome is ≥ 0: q − p, whose sum is 0, is added to p·log(p/q). Equal distributions therefore
+    give exactly 0, in value and in gradient.
     """
     one_of(f"{KEY}.kind", kind, get_args(Kind))
-    nothing = (mask == 0)[..., None] | teacher.isneginf()
-    student, teacher = student.masked_fill(nothing, 0.0), teacher.detach().masked_fill(nothing, 0.0)
+    unused = (mask == 0)[..., None] | teacher.isneginf()
+    student, teacher = student.masked_fill(unused, 0.0), teacher.detach().masked_fill(unused, 0.0)
     p, q, gap = student.exp(), teacher.exp(), teacher - student
     if kind == "reverse-kl":
-        shares = q - p - p * gap
+        summands = q - p - p * gap
     elif kind == "forward-kl":
-        shares = p - q + q * gap
+        summands = p - q + q * gap
     else:
         mean = torch.log1p(torch.expm1(-gap.abs()) / 2)  # log of m over the larger of p and q
-        shares = (p * (-gap).clamp(max=0) + q * gap.clamp(max=0) - (p + q) * mean) / 2
-    return shares.sum(-1)
+        summands = (p * (-gap).clamp(max=0) + q * gap.clamp(max=0) - (p + q) * mean) / 2
+    return summands.sum(-1)
 
 
 class TopKDivergence(Estimator):
-    """g·D over the teacher's ``k`` likeliest tokens and all others together; ``kind`` reverse-kl, forward-kl or js.
+    """Gated divergence g·D between student and teacher, over the teacher's k likeliest tokens and all others together.
 
-    D is the KL divergence of the student from the teacher (reverse: what the student says must be likely for the
-    teacher), of the teacher from the student (forward: the student must say all that the teacher would) or the
-    Jensen–Shannon divergence between the two – the family of GKD (2306.13649). Its gradient is that of the divergence
-    itself, for all tokens at once: no sampling noise from which token the student happened to draw.
+    D is the reverse KL(π_θ ‖ π_T), the forward KL(π_T ‖ π_θ) or the Jensen–Shannon divergence: the family of GKD
+    (2306.13649). The gradient is that of the divergence itself, for all tokens at once, without the sampling noise of
+    the token that the student drew.
 
-    The tail: lumping outcomes never adds to a divergence (data-processing inequality), so D ≥ 0, D = 0 exactly where
-    teacher and student agree, D grows with k and is exact with the whole vocabulary (``k`` null, or as large). The
-    bias is what D misses: within the tail, how teacher and student *share out* its mass. The tail as a whole still
-    counts, so mass cannot hide there, as it can if the k tokens are cut out or renormalised.
+    Lumping outcomes never increases a divergence (data-processing inequality). Hence D ≥ 0, D = 0 exactly where
+    teacher and student agree on the k tokens, D grows with k, and D is exact with the whole vocabulary. What D leaves
+    out is how teacher and student distribute probability within the tail. The mass of the tail counts, which it does
+    not where the k tokens are cut out or renormalised.
 
-    The tokens are chosen and scored once an iteration with the teacher's log-probs (θ_old); per response token that
-    takes 12·k bytes (64: 0.8 kB). The whole vocabulary is for small ones: one of 152 thousand takes 1.8 MB a token.
+    The tokens are chosen and scored once an iteration with the teacher's log-probs (θ_old).
+
+    Args:
+        kind: reverse-kl (the student's likely tokens must be likely for the teacher), forward-kl (the teacher's likely
+            tokens must be likely for the student) or js (Jensen–Shannon, symmetric, at most log 2).
+        k: number of tokens, ≥ 1; null is the whole vocabulary. Needs 12·k bytes per response token: 0.8 kB for 64,
+            1.8 MB for a vocabulary of 152 thousand.
     """
 
     def __init__(self, kind: Kind = "reverse-kl", k: int | None = 64) -> None:

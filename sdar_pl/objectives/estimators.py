@@ -5,15 +5,15 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdar_pl.checks import at_least
-from sdar_pl.objectives.functional import fill_masked, k3, skill_sd_terms
+from sdar_pl.objectives.functional import fill_masked, k3, likelihood_terms, log_difference, skill_sd_terms
 from sdar_pl.objectives.inputs import LossInputs
 
 
 class Estimator:
-    """Base: ``estimator(inputs, weight)`` gives the loss of each token [B, R]; ``weight`` [B, R] is the gate.
+    """Base class: ``estimator(inputs, weight)`` returns the loss of each token [B, R]; ``weight`` [B, R] is the gate.
 
-    ``top_k``: of how many of the teacher's likeliest tokens it wants ``student_top`` and ``teacher_top`` (0: neither).
-    ``signed``: it also makes sense under a weight below 0.
+    ``top_k`` is the number of the teacher's likeliest tokens whose log-probs (``student_top``, ``teacher_top``) the
+    estimator needs. ``signed`` says that it is also meaningful under a weight below 0.
     """
 
     top_k: int = 0
@@ -24,20 +24,22 @@ class Estimator:
 
 
 class Likelihood(Estimator):
-    """g·(log π_T − log π_θ), gradient −g·∇log π_θ: gated likelihood of the student's own samples (SDAR, 2605.15155)."""
+    """Gated likelihood of the student's own samples: g·(log π_T − log π_θ), gradient −g·∇log π_θ (SDAR, 2605.15155)."""
 
     signed = True
 
     def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
         assert inputs.teacher_logprobs is not None
-        return weight * fill_masked(inputs.teacher_logprobs.detach() - inputs.student_logprobs, inputs.mask)
+        return likelihood_terms(inputs.student_logprobs, inputs.teacher_logprobs, inputs.mask, gate=weight)
 
 
 class Signed(Estimator):
-    """−g·sg(Δ)·log π_θ: pushes up what the teacher endorses and down what it rejects.
+    """Signed likelihood −g·sg(Δ)·log π_θ: pushes up tokens that the teacher endorses and down those that it rejects.
 
-    With g = 1 its on-policy expectation is the reverse-KL gradient (on-policy distillation as a policy gradient).
-    ``clip`` bounds |Δ|; None leaves it free.
+    With g = 1 the expected gradient on-policy is that of the reverse KL (on-policy distillation as policy gradient).
+
+    Args:
+        clip: bound ≥ 0 on |Δ|, in nats; null: no bound.
     """
 
     def __init__(self, clip: float | None = None) -> None:
@@ -49,19 +51,20 @@ class Signed(Estimator):
 
 
 class K3(Estimator):
-    """g·k3 with k3 = exp(−ℓ) − 1 + ℓ, ℓ = log π_θ − log π_T.
+    """The k3 estimator g·(exp(−ℓ) − 1 + ℓ) of the KL divergence, ℓ = log π_θ − log π_T.
 
-    ``importance`` multiplies by ρ = π_θ/π_old with its gradient (Skill-SD): only then is the expected gradient that
-    of the reverse KL. Without it, the gradient (1 − exp(−ℓ))·∇log π_θ is that of the *forward* KL(π_T ‖ π_θ).
+    Args:
+        importance: multiply by ρ = π_θ/π_old with its gradient (Skill-SD), which makes the expected gradient that of
+            the reverse KL(π_θ ‖ π_T). Without it the gradient is (1 − exp(−ℓ))·∇log π_θ, in expectation that of the
+            *forward* KL(π_T ‖ π_θ).
     """
 
     def __init__(self, importance: bool = False) -> None:
         self.importance = importance
 
     def __call__(self, inputs: LossInputs, weight: Tensor) -> Tensor:
-        assert inputs.teacher_logprobs is not None
+        student, teacher, mask = inputs.student_logprobs, inputs.teacher_logprobs, inputs.mask
+        assert teacher is not None
         if self.importance:
-            return weight * skill_sd_terms(
-                inputs.student_logprobs, inputs.teacher_logprobs, inputs.behaviour, inputs.mask
-            )
-        return weight * k3(fill_masked(inputs.student_logprobs - inputs.teacher_logprobs.detach(), inputs.mask))
+            return weight * skill_sd_terms(student, teacher, inputs.behaviour, mask)
+        return weight * k3(log_difference(student, teacher, mask))

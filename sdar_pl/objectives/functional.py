@@ -1,11 +1,12 @@
-"""The losses and advantages as pure functions: tensors in, tensor out, no state.
+"""Losses and advantages as pure functions: tensors in, tensor out, no state. The classes of this package call them.
 
 Shapes: B rows, R response tokens of a row, N rows of an iteration. Log-probs are those of the tokens that the
-student sampled. ``mask`` is 1 on real tokens and 0 elsewhere; whatever stands at masked places (NaN and infinity
-included) reaches neither a value nor a gradient. Functions named ``*_terms`` give one value a token; the others
-aggregate those to a scalar.
+student sampled; only ``student`` gets a gradient. ``mask`` is 1 on real tokens and 0 elsewhere. Values at masked
+positions, NaN and infinity included, reach neither a result nor a gradient. A function ``*_terms`` returns one value a
+token; the function ``*_loss`` of the same name aggregates those values to a scalar.
 
-Left out on purpose: anything with a name in YAML (objective.py and its neighbours).
+Left out: statistics over rows (group_statistics.py; ``group_advantages`` is public here as well), and every class that
+YAML can name (objective.py and its neighbours).
 """
 
 from __future__ import annotations
@@ -16,18 +17,16 @@ import torch
 from torch import Tensor
 
 from sdar_pl.checks import one_of
+from sdar_pl.objectives.group_statistics import group_advantages as group_advantages
 
 Aggregation = Literal["token-mean", "seq-mean-token-mean", "seq-mean-token-sum"]
 KLEstimator = Literal["k1", "k2", "k3"]
-Unit = Literal["episode", "row"]
-Scale = Literal["std", "none", "leave-one-out"]
 
 LOG_RATIO_LIMIT = 20.0  # exp(20) is still finite in every dtype that a loss is computed in
-STD_EPSILON = 1e-6
 
 
 def fill_masked(values: Tensor, mask: Tensor) -> Tensor:
-    """``values`` [B, R] with 0 where ``mask`` is 0; unlike a product, it stops NaN and infinity both ways."""
+    """``values`` [B, R] with 0 where ``mask`` is 0. Unlike a product with the mask, it also blocks NaN and infinity."""
     return values.masked_fill(mask == 0, 0.0)
 
 
@@ -41,8 +40,8 @@ def aggregate(
     - ``seq-mean-token-sum``: each row's token sum, then the mean over rows.
 
     ``total`` replaces the denominator of the outer mean (tokens in the first mode, rows in the others). With the
-    total of a whole optimizer step, the micro-batches' losses *sum* to the loss of the step, however it is split.
-    A row without tokens is padding: it adds nothing and does not count.
+    total of a whole optimizer step, the losses of its micro-batches *sum* to the loss of the step for every split.
+    A row without tokens is padding: it adds 0 and is not counted as a row.
 
     Raises UserError for an unknown mode.
     """
@@ -58,10 +57,47 @@ def aggregate(
     return numerator / (count.clamp(min=1) if total is None else total)
 
 
+# ---------------------------------------------------------------------- differences of log-probs
+
+
+def log_difference(ours: Tensor, theirs: Tensor, mask: Tensor) -> Tensor:
+    """``ours`` − ``theirs`` [B, R], 0 where masked; only ``ours`` keeps its gradient."""
+    return fill_masked(ours - theirs.detach(), mask)
+
+
+def log_ratio(student: Tensor, old: Tensor, mask: Tensor, *, limit: float = LOG_RATIO_LIMIT) -> Tensor:
+    """log ρ = log π_θ − log π_old [B, R], clamped to ±``limit`` so that exp() stays finite."""
+    return log_difference(student, old, mask).clamp(-limit, limit)
+
+
+def gap(student: Tensor, teacher: Tensor, mask: Tensor) -> Tensor:
+    """The gap Δ = log π_T − log π_θ between teacher and student [B, R], detached."""
+    return log_difference(teacher, student, mask).detach()
+
+
+def k3(ell: Tensor) -> Tensor:
+    """exp(−ℓ) − 1 + ℓ ≥ 0 for log-ratios ℓ of any shape, with −ℓ clamped to ±20."""
+    inverse = (-ell).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+    return inverse.exp() - 1 - inverse
+
+
+# ---------------------------------------------------------------------- distillation
+
+
+def sigmoid_gate(gap: Tensor, *, beta: float) -> Tensor:
+    """SDAR's gate σ(βΔ) for gaps Δ of any shape (2605.15155)."""
+    return torch.sigmoid(beta * gap)
+
+
 def gap_gate(student: Tensor, teacher: Tensor, mask: Tensor, *, beta: float = 5.0) -> tuple[Tensor, Tensor]:
-    """The gap Δ = log π_T − log π_θ and the gate σ(βΔ), both [B, R], both detached (SDAR, arXiv 2605.15155)."""
-    gap = fill_masked(teacher.detach() - student.detach(), mask)
-    return gap, torch.sigmoid(beta * gap)
+    """The gap Δ and the gate σ(βΔ), both [B, R], both detached (SDAR, 2605.15155)."""
+    delta = gap(student, teacher, mask)
+    return delta, sigmoid_gate(delta, beta=beta)
+
+
+def likelihood_terms(student: Tensor, teacher: Tensor, mask: Tensor, *, gate: Tensor) -> Tensor:
+    """g·(log π_T − log π_θ) [B, R] for a detached gate g [B, R]; the gradient is −g·∇log π_θ (SDAR, 2605.15155)."""
+    return -gate * log_difference(student, teacher, mask)
 
 
 def sdar_loss(
@@ -73,25 +109,41 @@ def sdar_loss(
     aggregation: Aggregation = "token-mean",
     total: float | Tensor | None = None,
 ) -> Tensor:
-    """Gated self-distillation g·(log π_T − log π_θ), g = σ(βΔ) detached; gradient −g·∇log π_θ / Σm (2605.15155).
-
-    ``student``, ``teacher``, ``mask`` are [B, R]; only ``student`` gets a gradient.
-    """
+    """``likelihood_terms`` under the gap gate, aggregated: SDAR's gated self-distillation (2605.15155)."""
     _, gate = gap_gate(student, teacher, mask, beta=beta)
-    return aggregate(gate * (teacher.detach() - student), mask, aggregation, total=total)
+    return aggregate(likelihood_terms(student, teacher, mask, gate=gate), mask, aggregation, total=total)
 
 
-def log_ratio(student: Tensor, old: Tensor, mask: Tensor) -> Tensor:
-    """log ρ = log π_θ − log π_old, clamped so that exp() stays finite; [B, R], 0 where masked."""
-    return fill_masked(student - old.detach(), mask).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
+def skill_sd_terms(student: Tensor, teacher: Tensor, old: Tensor, mask: Tensor) -> Tensor:
+    """Skill-SD's ρ·k3 [B, R], with ℓ = log π_θ − log π_T and ρ = π_θ/π_old; the gradient flows through both.
+
+    On-policy the expected gradient is E[ℓ·∇log π_θ], which is that of the reverse KL(π_θ ‖ π_T).
+    −ℓ is clamped to ±20, log ρ to ±10.
+    """
+    return log_ratio(student, old, mask, limit=10.0).exp() * k3(log_difference(student, teacher, mask))
 
 
-def per_token(advantages: Tensor, mask: Tensor) -> Tensor:
-    """``advantages`` [B] or [B, R] as [B, R], 0 where masked, detached."""
-    advantages = advantages.detach()
-    if advantages.dim() == 1:
-        advantages = advantages[:, None].expand(mask.shape)
-    return fill_masked(advantages, mask)
+def skill_sd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    old: Tensor,
+    mask: Tensor,
+    *,
+    aggregation: Aggregation = "token-mean",
+    total: float | Tensor | None = None,
+) -> Tensor:
+    """``skill_sd_terms`` aggregated; all tensors [B, R]."""
+    return aggregate(skill_sd_terms(student, teacher, old, mask), mask, aggregation, total=total)
+
+
+# ---------------------------------------------------------------------- policy losses and reference KL
+
+
+def clipped_surrogate(ratio: Tensor, advantages: Tensor, clip_low: float, clip_high: float) -> tuple[Tensor, Tensor]:
+    """PPO's max(−Aρ, −A·clip(ρ, 1 − low, 1 + high)) and where the clip acts (0 or 1), both [B, R] (1707.06347)."""
+    plain = -advantages * ratio
+    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
+    return torch.maximum(plain, clipped), (clipped > plain).to(plain.dtype)
 
 
 def clipped_policy_terms(
@@ -104,18 +156,15 @@ def clipped_policy_terms(
     clip_high: float = 0.2,
     dual_clip: float | None = 3.0,
 ) -> tuple[Tensor, Tensor]:
-    """PPO's clipped surrogate (1707.06347) with dual clip (1912.09729): terms [B, R] and where the clip acts [B, R].
+    """``clipped_surrogate`` with dual clip (1912.09729): the terms and where the clip acts (0 or 1), both [B, R].
 
-    max(−Aρ, −A·clip(ρ, 1−low, 1+high)), and where A < 0 at most −A·dual_clip (None: no limit).
+    Where A < 0, a term is at most −A·``dual_clip`` (None: no limit). ``advantages`` are [B] or [B, R].
     """
-    ratio = log_ratio(student, old, mask).exp()
     advantages = per_token(advantages, mask)
-    plain = -advantages * ratio
-    clipped = -advantages * ratio.clamp(1 - clip_low, 1 + clip_high)
-    terms = torch.maximum(plain, clipped)
+    terms, clipped = clipped_surrogate(log_ratio(student, old, mask).exp(), advantages, clip_low, clip_high)
     if dual_clip is not None:
         terms = torch.where(advantages < 0, torch.minimum(terms, -advantages * dual_clip), terms)
-    return terms, (clipped > plain).to(terms.dtype)
+    return terms, clipped
 
 
 def clipped_policy_loss(
@@ -130,7 +179,7 @@ def clipped_policy_loss(
     aggregation: Aggregation = "token-mean",
     total: float | Tensor | None = None,
 ) -> Tensor:
-    """``clipped_policy_terms`` aggregated; ``advantages`` [B] or [B, R]."""
+    """``clipped_policy_terms`` aggregated."""
     terms, _ = clipped_policy_terms(
         student, old, advantages, mask, clip_low=clip_low, clip_high=clip_high, dual_clip=dual_clip
     )
@@ -140,18 +189,14 @@ def clipped_policy_loss(
 def gspo_terms(
     student: Tensor, old: Tensor, advantages: Tensor, mask: Tensor, *, clip_low: float, clip_high: float
 ) -> tuple[Tensor, Tensor]:
-    """GSPO (2507.18071): the clipped surrogate with one ratio a row, s = exp(mean_t log ρ_t); terms and clip [B, R].
+    """GSPO (2507.18071): ``clipped_surrogate`` with one ratio a row, s = exp(mean_t log ρ_t); both results [B, R].
 
-    Token form: s·π_θ/sg(π_θ) has the value of s and spreads its gradient over the row's tokens.
+    Token form: s·π_θ/sg(π_θ) has the value of s and distributes its gradient over the row's tokens.
     """
-    ratio = fill_masked(student - old.detach(), mask)
-    row = ratio.detach().sum(-1, keepdim=True) / (mask != 0).sum(-1, keepdim=True).clamp(min=1)
-    student = fill_masked(student, mask)
-    sequence = (student - student.detach() + row).clamp(max=10.0).exp()
-    advantages = per_token(advantages, mask)
-    plain = -advantages * sequence
-    clipped = -advantages * sequence.clamp(1 - clip_low, 1 + clip_high)
-    return torch.maximum(plain, clipped), (clipped > plain).to(plain.dtype)
+    mean = log_difference(student, old, mask).detach().sum(-1, keepdim=True)
+    mean = mean / (mask != 0).sum(-1, keepdim=True).clamp(min=1)
+    ratio = (log_difference(student, student, mask) + mean).clamp(max=10.0).exp()
+    return clipped_surrogate(ratio, per_token(advantages, mask), clip_low, clip_high)
 
 
 def gspo_loss(
@@ -169,24 +214,18 @@ def gspo_loss(
     return aggregate(terms, mask, "seq-mean-token-mean", total=total)
 
 
-def k3(ell: Tensor) -> Tensor:
-    """exp(−ℓ) − 1 + ℓ ≥ 0 for log-ratios ℓ of any shape, with −ℓ clamped at ±20."""
-    inverse = (-ell).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT)
-    return inverse.exp() - 1 - inverse
-
-
 def kl_terms(student: Tensor, reference: Tensor, mask: Tensor, *, estimator: KLEstimator = "k3") -> Tensor:
     """Sampled estimates [B, R] of KL(π_θ ‖ π_ref), with ℓ = log π_θ − log π_ref (Schulman 2020, "Approximating KL").
 
-    k1 = ℓ; k2 = ℓ²/2; k3 = exp(−ℓ) − 1 + ℓ, clamped to [−10, 10] against outliers. Raises UserError otherwise.
+    k1 = ℓ; k2 = ℓ²/2; k3 = exp(−ℓ) − 1 + ℓ, clamped to at most 10 against outliers. Raises UserError for another name.
     """
     one_of("model.objective.reference_estimator", estimator, get_args(KLEstimator))
-    ell = fill_masked(student - reference.detach(), mask)
+    ell = log_difference(student, reference, mask)
     if estimator == "k1":
         return ell
     if estimator == "k2":
         return ell.square() / 2
-    return k3(ell).clamp(-10.0, 10.0)
+    return k3(ell).clamp(max=10.0)
 
 
 def reference_kl(
@@ -202,27 +241,20 @@ def reference_kl(
     return aggregate(kl_terms(student, reference, mask, estimator=estimator), mask, aggregation, total=total)
 
 
-def skill_sd_terms(student: Tensor, teacher: Tensor, old: Tensor, mask: Tensor) -> Tensor:
-    """Skill-SD's ρ·k3 [B, R], with ℓ = log π_θ − log π_T and ρ = π_θ/π_old; the gradient flows through both.
-
-    On-policy the expected gradient is E[ℓ·∇log π_θ]: exactly that of the reverse KL(π_θ ‖ π_T).
-    −ℓ is clamped at ±20, log ρ at ±10.
-    """
-    ratio = fill_masked(student - old.detach(), mask).clamp(-10.0, 10.0).exp()
-    return ratio * k3(fill_masked(student - teacher.detach(), mask))
+# ---------------------------------------------------------------------- advantages
 
 
-def skill_sd_loss(
-    student: Tensor,
-    teacher: Tensor,
-    old: Tensor,
-    mask: Tensor,
-    *,
-    aggregation: Aggregation = "token-mean",
-    total: float | Tensor | None = None,
-) -> Tensor:
-    """``skill_sd_terms`` aggregated; all tensors [B, R]."""
-    return aggregate(skill_sd_terms(student, teacher, old, mask), mask, aggregation, total=total)
+def per_token(advantages: Tensor, mask: Tensor) -> Tensor:
+    """``advantages`` [B] or [B, R] as [B, R], 0 where masked, detached."""
+    advantages = advantages.detach()
+    if advantages.dim() == 1:
+        advantages = advantages[:, None].expand(mask.shape)
+    return fill_masked(advantages, mask)
+
+
+def scale_advantages(advantages: Tensor, factor: Tensor, *, mix: float) -> Tensor:
+    """A·[(1 − mix) + mix·factor] of ``advantages`` and ``factor`` [B, R]; A bit for bit where mix = 0 or factor = 1."""
+    return advantages * (1 + mix * (factor - 1))
 
 
 def rlsd_advantages(
@@ -230,48 +262,8 @@ def rlsd_advantages(
 ) -> Tensor:
     """RLSD's token advantages [B, R]: A·[(1 − mix) + mix·clip(exp(sign(A)·Δ), 1 − clip, 1 + clip)].
 
-    ``advantages`` is [B] (or [B, R]); the teacher redistributes credit and never changes its sign. ``mix`` = 0
-    returns the advantages bit for bit.
+    ``advantages`` are [B] or [B, R]. The teacher redistributes credit and never changes its sign.
     """
     advantages = per_token(advantages, mask)
-    gap = fill_masked(teacher.detach() - student.detach(), mask)
-    factor = (advantages.sign() * gap).exp().clamp(1 - clip, 1 + clip)
-    return advantages * (1 + mix * (factor - 1))  # exactly 1 where there is no gap
-
-
-def group_advantages(
-    rewards: Tensor, groups: Tensor, episodes: Tensor, *, unit: Unit = "episode", scale: Scale = "std"
-) -> Tensor:
-    """Group-relative advantages [N] of rows with ``rewards``, ``groups``, ``episodes`` [N].
-
-    Each row's reward is compared with its group's mean (and, with ``std``, divided by the sample deviation + 1e-6:
-    GRPO, 2402.03300; ``none``: Dr. GRPO, 2503.20783). ``unit`` says what the statistics count: every *episode* once
-    (by its first row), or every *row* – the latter, as in the reference code, lets long episodes dominate.
-    ``leave-one-out`` (RLOO, 2402.14740) compares with the mean of the others. A group of one has mean 0 and
-    deviation 1. Computed in float64, so that equal rewards give exactly nothing; returned in the rewards' dtype.
-
-    Raises UserError for an unknown unit or scale.
-    """
-    one_of("data.advantage.unit", unit, get_args(Unit))
-    one_of("data.advantage.scale", scale, get_args(Scale))
-    values = rewards.double()
-    result = torch.zeros_like(values)
-    for group in set(groups.tolist()):
-        rows = (groups == group).nonzero().flatten()
-        own = values[rows]
-        if unit == "episode":
-            names = episodes[rows].tolist()
-            order = list(dict.fromkeys(names))  # every episode once, in the order of first rows
-            samples = own[[names.index(name) for name in order]]
-            member = torch.tensor([order.index(name) for name in names], device=rows.device)
-        else:
-            samples, member = own, torch.arange(len(rows), device=rows.device)
-        n = len(samples)
-        if n == 1:
-            result[rows] = own
-        elif scale == "leave-one-out":
-            result[rows] = own - (samples.sum() - samples[member]) / (n - 1)
-        else:
-            centred = own - samples.mean()
-            result[rows] = centred / (samples.std() + STD_EPSILON) if scale == "std" else centred
-    return result.to(rewards.dtype if rewards.is_floating_point() else torch.get_default_dtype())
+    factor = (advantages.sign() * gap(student, teacher, mask)).exp().clamp(1 - clip, 1 + clip)
+    return scale_advantages(advantages, factor, mix=mix)

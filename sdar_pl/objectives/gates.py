@@ -1,4 +1,4 @@
-"""Gates: how much the teacher's word counts on each token. A gate is detached; it never carries a gradient."""
+"""Gates: the weight of the teacher's signal on each token. A gate is detached and never carries a gradient."""
 
 from __future__ import annotations
 
@@ -7,17 +7,18 @@ from torch import Tensor
 
 from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
-from sdar_pl.objectives.functional import fill_masked
+from sdar_pl.objectives.functional import fill_masked, sigmoid_gate
 from sdar_pl.objectives.inputs import LossInputs
+
+KEY = "model.objective.distillation.gate"
 
 
 class Gate:
-    """Base: ``gate(gap, inputs)`` gives weights [B, R] for the detached ``gap`` [B, R].
+    """Base class: ``gate(gap, inputs)`` returns weights [B, R] for the detached ``gap`` [B, R].
 
-    ``signed``: they may be below 0, to push the sampled token down.
+    ``signed`` says that weights can be below 0, which pushes the sampled token down.
     """
 
-    needs_entropy: bool = False
     signed: bool = False
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
@@ -25,17 +26,25 @@ class Gate:
 
 
 class GapGate(Gate):
-    """σ(βΔ): strong where the teacher endorses the token, soft where it rejects it (SDAR's default, 2605.15155)."""
+    """SDAR's gate σ(βΔ): near 1 where the teacher endorses the token, near 0 where it rejects it (2605.15155).
+
+    Args:
+        beta: slope β ≥ 0, in 1/nat; 0 is ½ everywhere. 5 in the paper.
+    """
 
     def __init__(self, beta: float = 5.0) -> None:
-        self.beta = at_least("model.objective.distillation.gate.beta", beta, 0)
+        self.beta = at_least(f"{KEY}.beta", beta, 0)
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
-        return torch.sigmoid(self.beta * gap)
+        return sigmoid_gate(gap, beta=self.beta)
 
 
 class CentredGapGate(GapGate):
-    """σ(βΔ) − ½ = ½·tanh(βΔ/2). Ours: on-policy E[∇log π] = 0, so the ½ inside the gap gate is only variance."""
+    """Centred gap gate σ(βΔ) − ½ = ½·tanh(βΔ/2) (ours). On-policy E[∇log π] = 0, so the ½ of the gap gate is variance.
+
+    Args:
+        beta: slope β ≥ 0, in 1/nat; 0 is 0 everywhere.
+    """
 
     signed = True
 
@@ -44,35 +53,37 @@ class CentredGapGate(GapGate):
 
 
 class ConstantGate(Gate):
-    """The same weight everywhere; ½ is the paper's GRPO+OPSD, whose expected gradient holds no teacher information."""
+    """Constant gate. With ½ (GRPO+OPSD in the paper's code) the expected gradient holds no teacher information.
+
+    Args:
+        value: the weight of every token, ≥ 0.
+    """
 
     def __init__(self, value: float = 0.5) -> None:
-        self.value = at_least("model.objective.distillation.gate.value", value, 0)
+        self.value = at_least(f"{KEY}.value", value, 0)
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
         return torch.full_like(gap, self.value)
 
 
 def entropy_of(inputs: LossInputs) -> Tensor:
-    """The student's token entropies [B, R] in nats, detached; raises UserError if the trainer gave none."""
+    """The student's token entropies [B, R] in nats, detached. Raises UserError if ``inputs`` has none."""
     if inputs.entropy is None:
-        raise UserError(
-            "model.objective.distillation.gate: needs token entropies; give LossInputs.entropy, or use GapGate"
-        )
+        raise UserError(f"{KEY}: an entropy gate needs token entropies; give LossInputs.entropy, or use GapGate")
     return fill_masked(inputs.entropy.detach(), inputs.mask)
 
 
 class EntropyGate(Gate):
-    """σ(βh), h the student's entropy (2605.15155, appendix). Raw, it is never below ½.
+    """Entropy gate σ(βh) of the student's entropy h (2605.15155, appendix). With the raw h it is never below ½.
 
-    ``normalise`` (our choice, no source states one) takes 1 − 2e^{−h} ∈ [−1, 1) in place of h: the gate is ½ at one
-    bit of uncertainty, below it where the student is sure. It needs no statistics of the batch.
+    Args:
+        beta: slope β ≥ 0, in 1/nat (with ``normalise``: without unit).
+        normalise: replace h by 1 − 2e^(−h), which is in [−1, 1): the gate is ½ at one bit of entropy and lower where
+            the student is more certain. Our choice, no source states one; it needs no statistics of the batch.
     """
 
-    needs_entropy = True
-
     def __init__(self, beta: float = 5.0, normalise: bool = False) -> None:
-        self.beta = at_least("model.objective.distillation.gate.beta", beta, 0)
+        self.beta = at_least(f"{KEY}.beta", beta, 0)
         self.normalise = normalise
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
@@ -81,16 +92,18 @@ class EntropyGate(Gate):
 
 
 class SoftOrGate(Gate):
-    """σ(β[1 − (1 − h)(1 − Δ)]): uncertain student *or* endorsing teacher (2605.15155, appendix).
+    """Soft-OR gate σ(β[1 − (1 − h)(1 − Δ)]): uncertain student *or* endorsing teacher (2605.15155, appendix).
 
-    Raw, its slope in Δ is 1 − h and turns negative where the entropy exceeds 1 nat. ``normalise`` (our choice) takes
-    1 − e^{−h} ∈ [0, 1) for h and tanh Δ for Δ, so that the gate always rises with the teacher's word.
+    With raw h and Δ, the slope in Δ is 1 − h, which is negative where the entropy exceeds 1 nat.
+
+    Args:
+        beta: slope β ≥ 0.
+        normalise: replace h by 1 − e^(−h), which is in [0, 1), and Δ by tanh Δ: the gate then always rises with Δ. Our
+            choice.
     """
 
-    needs_entropy = True
-
     def __init__(self, beta: float = 5.0, normalise: bool = False) -> None:
-        self.beta = at_least("model.objective.distillation.gate.beta", beta, 0)
+        self.beta = at_least(f"{KEY}.beta", beta, 0)
         self.normalise = normalise
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:

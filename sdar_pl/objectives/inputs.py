@@ -1,4 +1,4 @@
-"""What an objective reads and what it answers: LossInputs and LossOutputs. Shapes: B rows, R response tokens."""
+"""What an objective reads and what it returns: LossInputs and LossOutputs. Shapes: B rows, R response tokens."""
 
 from __future__ import annotations
 
@@ -6,40 +6,42 @@ from dataclasses import dataclass, field
 
 from torch import Tensor
 
-from sdar_pl.objectives.functional import fill_masked
+from sdar_pl.objectives import functional
 
 
 @dataclass(frozen=True)
 class LossInputs:
-    """One micro-batch. Log-probs are of the tokens that the student sampled, those named ``top`` of the teacher's k
-    likeliest tokens and, last, of all others together.
+    """One micro-batch as an objective sees it.
 
-    ``student_logprobs`` carry the gradient. ``old_logprobs`` None means that the rows were sampled by the very same
-    weights (``student_logprobs.detach()``), ``teacher_logprobs`` None no privileged context, ``reference_logprobs``
-    None no reference view. ``advantages`` are already broadcast over each row's tokens. ``turns`` numbers the turn of
-    each token from 0.
-    ``total_tokens`` and ``total_rows`` are those of the whole optimizer step (None: this micro-batch is the step).
-    ``iteration`` counts from 0; schedules read it. ``episodes`` and ``groups`` say to which episode and
-    group a row belongs: shapers that look across rows need them. ``shaped`` says that ``advantages`` already went
-    through Objective.shape.
+    Log-probs are of the tokens that the student sampled. The two fields ``…_top`` hold log-probs of other tokens: the
+    teacher's k likeliest ones and, last, all remaining tokens together. Only ``student_logprobs``, ``student_top`` and
+    ``entropy`` carry a gradient.
+
+    Example (B = 1 row of 2 response tokens, on-policy, R padded to 3)::
+
+        LossInputs(
+            student_logprobs=[[-0.7, -2.3, 0.0]],
+            teacher_logprobs=[[-0.2, -2.9, 0.0]],      # gap: [[0.5, -0.6, 0.0]]
+            mask=[[1, 1, 0]], advantages=[[1.2, 1.2, 1.2]], turns=[[0, 0, 0]],
+        )
     """
 
     student_logprobs: Tensor  # [B, R]
     mask: Tensor  # [B, R], 0 or 1
-    advantages: Tensor  # [B, R]
-    turns: Tensor  # [B, R], long
-    old_logprobs: Tensor | None = None  # [B, R]
-    teacher_logprobs: Tensor | None = None  # [B, R]
-    reference_logprobs: Tensor | None = None  # [B, R]
-    entropy: Tensor | None = None  # [B, R], nats; with gradient if there is an entropy bonus
-    student_top: Tensor | None = None  # [B, R, k + 1], with gradient
+    advantages: Tensor  # [B, R], of each row or already of each token
+    turns: Tensor  # [B, R] long, the token's turn, from 0
+    old_logprobs: Tensor | None = None  # [B, R]; None: the current weights sampled the rows
+    teacher_logprobs: Tensor | None = None  # [B, R]; None: no privileged context
+    reference_logprobs: Tensor | None = None  # [B, R]; None: no reference view
+    entropy: Tensor | None = None  # [B, R], nats
+    student_top: Tensor | None = None  # [B, R, k + 1]
     teacher_top: Tensor | None = None  # [B, R, k + 1]
-    total_tokens: float | None = None
-    total_rows: float | None = None
-    iteration: int = 0
-    episodes: Tensor | None = None  # [B], long
-    groups: Tensor | None = None  # [B], long
-    shaped: bool = False
+    total_tokens: float | None = None  # of the whole optimizer step; None: this micro-batch is the step
+    total_rows: float | None = None  # likewise
+    iteration: int = 0  # from 0, for schedules
+    episodes: Tensor | None = None  # [B] long, the row's episode; for shapers that compare rows
+    groups: Tensor | None = None  # [B] long, the row's group; for shapers that compare rows
+    shaped: bool = False  # whether ``advantages`` already come from Objective.shape
 
     @property
     def behaviour(self) -> Tensor:
@@ -48,26 +50,27 @@ class LossInputs:
 
     @property
     def gap(self) -> Tensor:
-        """Δ = log π_T − log π_θ with the current student, [B, R], detached, 0 where masked. Needs a teacher."""
+        """The gap Δ = log π_T − log π_θ of the current student, [B, R], detached, 0 where masked. Needs a teacher."""
         assert self.teacher_logprobs is not None
-        return fill_masked(self.teacher_logprobs.detach() - self.student_logprobs.detach(), self.mask)
+        return functional.gap(self.student_logprobs, self.teacher_logprobs, self.mask)
 
     @property
     def behaviour_gap(self) -> Tensor:
-        """Δ under the weights that sampled the rows: it does not drift within an iteration. Otherwise as ``gap``."""
+        """The gap of the weights that sampled the rows: it is constant within an iteration. Otherwise as ``gap``."""
         assert self.teacher_logprobs is not None
-        return fill_masked(self.teacher_logprobs.detach() - self.behaviour, self.mask)
+        return functional.gap(self.behaviour, self.teacher_logprobs, self.mask)
 
 
 @dataclass(frozen=True)
 class LossOutputs:
-    """``loss`` with its gradient, and what to report.
+    """The loss with its gradient, and detached values to report.
 
-    ``terms`` are detached scalars that *sum* over the micro-batches of a step to the step's value: ``loss/total``,
-    ``loss/policy``, ``loss/distill``, ``loss/reference_kl``, ``loss/entropy`` (each before its coefficient, save
-    ``loss/total``). ``tokens`` are detached records [B, R], 0 where masked, to be averaged over tokens by the reader:
-    ``gap``, ``gate``, ``clipped`` (0/1), ``approx_kl`` (log π_old − log π_θ) and ``weight``, which is what the
-    teacher adds to the token's weight (coefficient × gate, or the change of its advantage).
+    ``terms`` are scalars that *sum* over the micro-batches of a step to the step's value: ``loss/total`` and, each
+    before its coefficient, ``loss/policy``, ``loss/distill``, ``loss/reference_kl``, ``loss/entropy``.
+
+    ``tokens`` are records [B, R], 0 where masked: ``gap``, ``gate``, ``clipped`` (0 or 1), ``approx_kl``
+    (log π_old − log π_θ) and ``weight``, the teacher's share of the token's weight (coefficient × gate, or the
+    change of its advantage). Reports average them over tokens.
     """
 
     loss: Tensor

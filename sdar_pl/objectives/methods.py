@@ -1,4 +1,4 @@
-"""Published methods by name: GRPO, SDAR. Each is an Objective with its parts chosen."""
+"""GRPO and SDAR as one class each, with the parts' arguments as their own. All other methods are configs/objectives."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ GateName = Literal["gap", "entropy", "soft-or", "centred"]
 
 
 def gate_by_name(name: GateName, beta: float, normalise: bool) -> Gate:
-    """The gate of that name; raises UserError if there is none."""
+    """The gate of that name. Raises UserError if there is none."""
     if name == "gap":
         return GapGate(beta)
     if name == "centred":
@@ -41,7 +41,16 @@ def own_keys() -> Iterator[None]:
 
 
 class GRPO(Objective):
-    """Group-relative policy optimisation (2402.03300): the clipped policy loss, no teacher."""
+    """Group-relative policy optimisation (2402.03300): the clipped policy loss, no teacher.
+
+    Args:
+        clip_low: the ratio ρ = π_θ/π_old is clipped at 1 − ``clip_low``, 0 to 1.
+        clip_high: the ratio ρ is clipped at 1 + ``clip_high``, ≥ 0.
+        dual_clip: where A < 0 the loss is at most −A·``dual_clip``, ≥ 1; null: no limit.
+        reference_coefficient: c_ref ≥ 0, weight of the KL divergence from the reference view (adapters off).
+        entropy_coefficient: c_ent ≥ 0, weight of the entropy bonus, per nat.
+        aggregation: from tokens to the loss: token-mean, seq-mean-token-mean or seq-mean-token-sum (see Objective).
+    """
 
     def __init__(
         self,
@@ -63,10 +72,20 @@ class GRPO(Objective):
 
 
 class SDAR(Objective):
-    """GRPO + λ·Σ g·(log π_T − log π_θ)/Σm, g = σ(βΔ) detached (SDAR, 2605.15155). λ 0.01, β 5 in the paper.
+    """GRPO + λ·Σ g·(log π_T − log π_θ)/Σm with the detached gate g = σ(βΔ) (SDAR, 2605.15155).
 
-    ``gate``: gap (default), entropy, soft-or (``normalise`` these two: see gates.py), or our centred σ(βΔ) − ½.
-    ``coefficient`` 0 is GRPO bit for bit, with gap and gate still reported.
+    Args:
+        coefficient: λ ≥ 0, 0.01 in the paper. 0 is GRPO bit for bit, with gap and gate still reported.
+        beta: slope β ≥ 0 of the gate, in 1/nat; 5 in the paper.
+        gate: weight of each token: gap σ(βΔ), entropy, soft-or, or our centred σ(βΔ) − ½ (see gates.py).
+        normalise: bound the entropy and the gap in the gates entropy and soft-or (our choice, see gates.py).
+        schedule: factor on λ at each iteration.
+        clip_low: the ratio ρ = π_θ/π_old is clipped at 1 − ``clip_low``, 0 to 1.
+        clip_high: the ratio ρ is clipped at 1 + ``clip_high``, ≥ 0.
+        dual_clip: where A < 0 the loss is at most −A·``dual_clip``, ≥ 1; null: no limit.
+        reference_coefficient: c_ref ≥ 0, weight of the KL divergence from the reference view (adapters off).
+        entropy_coefficient: c_ent ≥ 0, weight of the entropy bonus, per nat.
+        aggregation: from tokens to the loss: token-mean, seq-mean-token-mean or seq-mean-token-sum (see Objective).
     """
 
     def __init__(

@@ -2,31 +2,42 @@
 
     L = L_policy + c_ref · KL(policy ‖ reference) − c_ent · H + λ · L_distill
 
-Every part is a small class; a published method is a choice of parts (methods.py, configs/objectives). The trainer
-knows none of them. Left out on purpose: how log-probs and advantages come about.
+Every part is a small class; a published method is a choice of parts (configs/objectives). The trainer calls the
+objective alone and none of its parts. Left out: how log-probs and advantages are computed.
 """
 
 from __future__ import annotations
 
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.distillation import Distillation
-from sdar_pl.objectives.functional import Aggregation, KLEstimator, aggregate, fill_masked, kl_terms
+from sdar_pl.objectives.functional import Aggregation, KLEstimator, aggregate, fill_masked, kl_terms, log_difference
 from sdar_pl.objectives.inputs import LossInputs, LossOutputs
 from sdar_pl.objectives.policy_losses import ClippedPolicyLoss, PolicyLoss
 from sdar_pl.objectives.shapers import AdvantageShaper
 
 
 class Objective:
-    """One loss for one micro-batch; the sum over a step's micro-batches is the step's loss, however it is split.
+    """The loss of one micro-batch. The losses of a step's micro-batches sum to the loss of the step for every split.
 
-    ``policy_loss`` None leaves out the policy term (OPSD). ``length_norm`` divides the token sums of
-    seq-mean-token-sum by a constant (Dr. GRPO, 2503.20783: the generation limit). Raises UserError for senseless
-    numbers.
+    Raises UserError for numbers out of range.
+
+    Args:
+        policy_loss: turns advantages into a gradient; null: no policy term (OPSD).
+        distillation: auxiliary loss that draws the student to the teacher; null: none.
+        shaper: lets the teacher change the advantages; null: they stay as they are.
+        reference_coefficient: c_ref ≥ 0, weight of the KL divergence from the reference view (adapters off).
+        reference_estimator: per-token estimator of that divergence: k1, k2 or k3.
+        entropy_coefficient: c_ent ≥ 0, weight of the entropy bonus, per nat.
+        aggregation: from tokens to the loss: token-mean (every token alike), seq-mean-token-mean (every row alike) or
+            seq-mean-token-sum (sum over a row's tokens, mean over rows).
+        length_norm: constant ≥ 1 that divides the token sums of seq-mean-token-sum (Dr. GRPO, 2503.20783: the
+            generation limit in tokens).
     """
 
     def __init__(
@@ -51,26 +62,22 @@ class Objective:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether teacher log-probs are wanted; with λ = 0 they are only reported (gap and gate)."""
+        """Whether teacher log-probs are needed. With λ = 0 they serve the reports only (gap and gate)."""
         return self.distillation is not None or self.shaper is not None
 
     @property
     def teacher_top_k(self) -> int:
-        """Of how many of the teacher's likeliest tokens log-probs are wanted (0: none; no more than there are)."""
+        """Number of the teacher's likeliest tokens whose log-probs are needed; sys.maxsize: the vocabulary."""
         return self.distillation.estimator.top_k if self.distillation else 0
 
     @property
     def needs_reference(self) -> bool:
+        """Whether reference log-probs are needed."""
         return self.reference_coefficient > 0
 
     @property
-    def needs_entropy(self) -> bool:
-        gate = self.distillation.gate if self.distillation else None
-        return self.entropy_coefficient > 0 or (gate is not None and gate.needs_entropy)
-
-    @property
     def shapes_iteration(self) -> bool:
-        """Whether ``shape`` must see all rows of an iteration at once (and with their old log-probs)."""
+        """Whether ``shape`` needs all rows of an iteration at once, with their old log-probs."""
         return self.shaper is not None and self.shaper.across_rows
 
     def shape(self, inputs: LossInputs) -> Tensor:
@@ -80,15 +87,18 @@ class Objective:
         return self.shaper(inputs).detach()
 
     def validate(self, *, context: bool = True) -> None:
-        """Raises UserError for a combination that makes no sense. ``context``: is there a privileged context?"""
+        """Refuse parts that contradict each other. ``context`` says whether the teacher has a privileged context.
+
+        Raises UserError with the keys to change.
+        """
         distils = self.distillation is not None and self.distillation.coefficient > 0
         if self.policy_loss is None and self.shaper is not None:
             raise UserError(
-                "model.objective.shaper: it changes advantages, but policy_loss is null; set one or drop the other"
+                "model.objective.shaper: changes advantages, but policy_loss is null; set it, or set shaper to null"
             )
         if self.policy_loss is None and not distils:
             raise UserError(
-                "model.objective: no policy_loss and no distillation, nothing to learn from; set one of them"
+                "model.objective: neither policy_loss nor distillation, so there is no loss; set one of them"
             )
         if not context and (distils or self.shaper is not None):
             raise UserError(
@@ -103,13 +113,13 @@ class Objective:
             )
         if self.length_norm != 1 and self.aggregation != "seq-mean-token-sum":
             raise UserError(
-                "model.objective.length_norm: only seq-mean-token-sum uses it; set aggregation to that or drop it"
+                "model.objective.length_norm: only for seq-mean-token-sum; set aggregation to that, or length_norm to 1"
             )
-        wanted = self.policy_loss.aggregation if self.policy_loss else None
-        if wanted is not None and self.aggregation != wanted:
+        defined = self.policy_loss.aggregation if self.policy_loss else None
+        if defined is not None and self.aggregation != defined:
             raise UserError(
-                f"model.objective.aggregation: {type(self.policy_loss).__name__} is a mean over rows and is only "
-                f"defined with {wanted}, not with {self.aggregation}; set it to {wanted}"
+                f"model.objective.aggregation: {self.aggregation}, but {type(self.policy_loss).__name__} is defined "
+                f"with {defined} only; set it to {defined}"
             )
 
     def __call__(self, inputs: LossInputs) -> LossOutputs:
@@ -121,7 +131,8 @@ class Objective:
             return aggregate(values, mask, self.aggregation, total=total) / self.length_norm
 
         terms: dict[str, Tensor] = {}
-        tokens = {"approx_kl": fill_masked(inputs.behaviour - inputs.student_logprobs.detach(), mask)}
+        tokens = {"approx_kl": log_difference(inputs.behaviour, inputs.student_logprobs, mask)}
+        weight = torch.zeros_like(inputs.student_logprobs)  # the teacher's share of each token's weight
         parts: list[Tensor] = []
 
         if inputs.teacher_logprobs is not None:
@@ -129,34 +140,35 @@ class Objective:
         if self.shaper is not None and inputs.teacher_logprobs is not None and not inputs.shaped:
             if self.shaper.across_rows:
                 raise UserError(
-                    "model.objective.shaper: it looks across rows; call shape() on the whole iteration first"
+                    f"model.objective.shaper: {type(self.shaper).__name__} compares rows; call Objective.shape on all "
+                    "rows of the iteration first"
                 )
-            shaped = self.shape(inputs)
-            tokens["weight"] = fill_masked(shaped - inputs.advantages, mask)
-            inputs = replace(inputs, advantages=shaped)
+            advantages = self.shape(inputs)
+            tokens["weight"] = weight = fill_masked(advantages - inputs.advantages, mask)
+            inputs = replace(inputs, advantages=advantages)
 
         if self.policy_loss is not None:
             values, tokens["clipped"] = self.policy_loss(inputs)
             terms["loss/policy"] = mean(values)
             parts.append(terms["loss/policy"])
-        if self.reference_coefficient > 0 and given("reference_coefficient", inputs.reference_logprobs, mask):
-            assert inputs.reference_logprobs is not None
-            values = kl_terms(
-                inputs.student_logprobs, inputs.reference_logprobs, mask, estimator=self.reference_estimator
-            )
+        reference = entropy = None
+        if self.reference_coefficient > 0:
+            reference = require("reference_coefficient", inputs.reference_logprobs, mask)
+        if reference is not None:
+            values = kl_terms(inputs.student_logprobs, reference, mask, estimator=self.reference_estimator)
             terms["loss/reference_kl"] = mean(values)
             parts.append(self.reference_coefficient * terms["loss/reference_kl"])
-        if self.entropy_coefficient > 0 and given("entropy_coefficient", inputs.entropy, mask):
-            assert inputs.entropy is not None
-            terms["loss/entropy"] = mean(inputs.entropy)
+        if self.entropy_coefficient > 0:
+            entropy = require("entropy_coefficient", inputs.entropy, mask)
+        if entropy is not None:
+            terms["loss/entropy"] = mean(entropy)
             parts.append(-self.entropy_coefficient * terms["loss/entropy"])
         if self.distillation is not None and inputs.teacher_logprobs is not None:
             scale = self.distillation.scale(inputs.iteration)
             tokens["gate"] = self.distillation.weights(inputs)
-            tokens["weight"] = tokens.get("weight", 0.0) + scale * tokens["gate"]
-            values = self.distillation.estimator(inputs, tokens["gate"])
-            terms["loss/distill"] = mean(values)
-            if scale > 0:  # λ = 0 is GRPO bit for bit: the term is reported and never added
+            tokens["weight"] = weight + scale * tokens["gate"]
+            terms["loss/distill"] = mean(self.distillation.estimator(inputs, tokens["gate"]))
+            if scale > 0:  # with λ = 0 the term is only reported, so that the loss is GRPO's bit for bit
                 parts.append(scale * terms["loss/distill"])
 
         # Without any part (a schedule at 0) the loss is 0 and still has a gradient, which distributed training needs.
@@ -165,8 +177,11 @@ class Objective:
         return LossOutputs(loss, {name: value.detach() for name, value in terms.items()}, tokens)
 
 
-def given(name: str, values: Tensor | None, mask: Tensor) -> bool:
-    """Whether ``values`` are there; raises UserError if real tokens lack them (a blank micro-batch may)."""
+def require(coefficient: str, values: Tensor | None, mask: Tensor) -> Tensor | None:
+    """``values``; None is allowed in a blank micro-batch only. Raises UserError if real tokens lack them."""
     if values is None and bool(mask.any()):
-        raise UserError(f"{name}: above 0, but the log-probs or entropies it needs were not given; set it to 0")
-    return values is not None
+        raise UserError(
+            f"model.objective.{coefficient}: above 0, but the log-probs or entropies that it needs are missing; set it "
+            "to 0"
+        )
+    return values

@@ -1,4 +1,4 @@
-"""Policy losses: how an advantage becomes a gradient."""
+"""Policy losses: from advantages to a gradient."""
 
 from __future__ import annotations
 
@@ -16,11 +16,13 @@ from sdar_pl.objectives.functional import (
 )
 from sdar_pl.objectives.inputs import LossInputs
 
+KEY = "model.objective.policy_loss"
+
 
 class PolicyLoss:
-    """Base: ``loss(inputs)`` gives the terms [B, R] (with gradient) and where clipping acts [B, R] (0/1).
+    """Base class: ``loss(inputs)`` returns the terms [B, R], with gradient, and where the clip acts [B, R] (0 or 1).
 
-    ``aggregation`` is set where the method is only defined with one way of averaging.
+    ``aggregation`` is set where the method is defined with one aggregation only.
     """
 
     aggregation: Aggregation | None = None
@@ -30,12 +32,18 @@ class PolicyLoss:
 
 
 class ClippedPolicyLoss(PolicyLoss):
-    """PPO's clipped surrogate with dual clip (functional.clipped_policy_terms); ``clip_high`` > ``clip_low``: DAPO."""
+    """PPO's clipped surrogate (1707.06347) with dual clip (1912.09729); ``clip_high`` > ``clip_low`` is DAPO's.
+
+    Args:
+        clip_low: the ratio ρ is clipped at 1 − ``clip_low``, 0 to 1.
+        clip_high: the ratio ρ is clipped at 1 + ``clip_high``, ≥ 0.
+        dual_clip: where A < 0 the loss is at most −A·``dual_clip``, ≥ 1; null: no limit.
+    """
 
     def __init__(self, clip_low: float = 0.2, clip_high: float = 0.2, dual_clip: float | None = 3.0) -> None:
-        self.clip_low = between("model.objective.policy_loss.clip_low", clip_low, 0, 1)
-        self.clip_high = at_least("model.objective.policy_loss.clip_high", clip_high, 0)
-        self.dual_clip = at_least("model.objective.policy_loss.dual_clip", dual_clip, 1)
+        self.clip_low = between(f"{KEY}.clip_low", clip_low, 0, 1)
+        self.clip_high = at_least(f"{KEY}.clip_high", clip_high, 0)
+        self.dual_clip = at_least(f"{KEY}.dual_clip", dual_clip, 1)
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
         return clipped_policy_terms(
@@ -50,16 +58,20 @@ class ClippedPolicyLoss(PolicyLoss):
 
 
 class GSPOLoss(PolicyLoss):
-    """GSPO (2507.18071): one ratio a row, the geometric mean over its tokens; clipped where it leaves a narrow band.
+    """GSPO's clipped surrogate (2507.18071): one ratio a row, the geometric mean of its tokens' ratios.
 
-    Defined as a mean over rows of token means. The defaults are the paper's; a row is a turn or an episode.
+    Defined as a mean over rows of token means. A row is a turn (windowed history) or an episode (conversation).
+
+    Args:
+        clip_low: the ratio is clipped at 1 − ``clip_low``, 0 to 1. 3e-4 in the paper.
+        clip_high: the ratio is clipped at 1 + ``clip_high``, ≥ 0. 4e-4 in the paper.
     """
 
     aggregation = "seq-mean-token-mean"
 
     def __init__(self, clip_low: float = 3e-4, clip_high: float = 4e-4) -> None:
-        self.clip_low = between("model.objective.policy_loss.clip_low", clip_low, 0, 1)
-        self.clip_high = at_least("model.objective.policy_loss.clip_high", clip_high, 0)
+        self.clip_low = between(f"{KEY}.clip_low", clip_low, 0, 1)
+        self.clip_high = at_least(f"{KEY}.clip_high", clip_high, 0)
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
         return gspo_terms(
@@ -73,15 +85,18 @@ class GSPOLoss(PolicyLoss):
 
 
 class CISPOLoss(PolicyLoss):
-    """CISPO (MiniMax-M1, 2506.13585, eq. 4): −sg(clip(ρ, 1 − low, 1 + high))·A·log π_θ.
+    """CISPO's weighted likelihood −sg(clip(ρ, 1 − low, 1 + high))·A·log π_θ (MiniMax-M1, 2506.13585, eq. 4).
 
-    The clipped ratio is a weight and not a mask, so that no token ever loses its gradient. The paper sets no lower
-    bound (``clip_low`` 1) and does not name the upper one; 4 (ρ ≤ 5) is our choice.
+    The clipped ratio is a weight and not a mask: every token keeps a gradient.
+
+    Args:
+        clip_low: the ratio ρ is clipped at 1 − ``clip_low``, 0 to 1; 1, as in the paper, is no lower bound.
+        clip_high: the ratio ρ is clipped at 1 + ``clip_high``, ≥ 0. The paper does not give it; 4 is our choice.
     """
 
     def __init__(self, clip_low: float = 1.0, clip_high: float = 4.0) -> None:
-        self.clip_low = between("model.objective.policy_loss.clip_low", clip_low, 0, 1)
-        self.clip_high = at_least("model.objective.policy_loss.clip_high", clip_high, 0)
+        self.clip_low = between(f"{KEY}.clip_low", clip_low, 0, 1)
+        self.clip_high = at_least(f"{KEY}.clip_high", clip_high, 0)
 
     def __call__(self, inputs: LossInputs) -> tuple[Tensor, Tensor]:
         ratio = log_ratio(inputs.student_logprobs.detach(), inputs.behaviour, inputs.mask).exp()

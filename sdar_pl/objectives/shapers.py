@@ -9,12 +9,14 @@ from sdar_pl.objectives.functional import rlsd_advantages
 from sdar_pl.objectives.inputs import LossInputs
 from sdar_pl.objectives.schedules import Linear, Schedule
 
+KEY = "model.objective.shaper"
+
 
 class AdvantageShaper:
-    """Base: ``shaper(inputs)`` gives the token advantages [B, R], detached. It is called only with a teacher.
+    """Base class: ``shaper(inputs)`` returns the token advantages [B, R], detached. ``inputs`` always have a teacher.
 
-    ``across_rows``: it compares rows of an episode or a group, which micro-batches split. The trainer then calls
-    Objective.shape once an iteration on all rows (with ``old`` log-probs, ``episodes`` and ``groups``).
+    ``across_rows`` says that the shaper compares rows of an episode or a group, which micro-batches split. The trainer
+    then calls Objective.shape once an iteration on all rows, with ``old_logprobs``, ``episodes`` and ``groups``.
     """
 
     across_rows: bool = False
@@ -24,14 +26,19 @@ class AdvantageShaper:
 
 
 class RLSDShaper(AdvantageShaper):
-    """A·[(1 − m) + m·clip(exp(sign(A)·Δ), 1 − clip, 1 + clip)], m = mix·schedule(iteration) (RLSD).
+    """RLSD's advantages A·[(1 − m) + m·clip(exp(sign(A)·Δ), 1 − clip, 1 + clip)], m = mix·schedule(iteration).
 
-    Δ is taken under the weights that sampled the rows, so that it does not drift within an iteration.
+    Δ is the gap of the weights that sampled the rows, so that it stays the same within an iteration.
+
+    Args:
+        mix: share of the teacher's factor, 0 (GRPO) to 1.
+        clip: largest deviation of that factor from 1, 0 to 1.
+        schedule: factor on ``mix`` at each iteration; by default it falls from 1 to 0 in 100 iterations.
     """
 
     def __init__(self, mix: float = 0.5, clip: float = 0.2, schedule: Schedule = Linear()) -> None:  # noqa: B008
-        self.mix = between("model.objective.shaper.mix", mix, 0, 1)
-        self.clip = between("model.objective.shaper.clip", clip, 0, 1)
+        self.mix = between(f"{KEY}.mix", mix, 0, 1)
+        self.clip = between(f"{KEY}.clip", clip, 0, 1)
         self.schedule = schedule
 
     def __call__(self, inputs: LossInputs) -> Tensor:

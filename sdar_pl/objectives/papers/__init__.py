@@ -1,1 +1,1 @@
-"""One published method a file. ``sdar_pl.objectives`` exports all of them."""
+"""Parts of published methods, one paper a file. ``sdar_pl.objectives`` exports all of them."""

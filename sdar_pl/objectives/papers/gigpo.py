@@ -1,7 +1,7 @@
-"""GiGPO, group-in-group policy optimisation (2505.10978): an episode's advantage plus a step's, from anchor states.
+"""GiGPO, group-in-group policy optimisation (2505.10978): the episode's advantage plus one of each step.
 
-A *step* is a row of ``windowed`` history (one turn). Steps of one group that stood before the same observation share
-an anchor: they differ only in what they did next, so their returns can be compared.
+A *step* is a row of ``windowed`` history (one turn). The *anchor* of a step is the observation before it. Steps of one
+group with the same anchor differ only in the action that follows, so their returns are comparable.
 """
 
 from __future__ import annotations
@@ -12,14 +12,19 @@ from torch import Tensor
 from sdar_pl.checks import at_least, between
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.advantages import GroupAdvantage
-from sdar_pl.objectives.functional import STD_EPSILON, Scale, Unit
+from sdar_pl.objectives.group_statistics import Scale, Unit, standardise
 
 
 class GiGPOAdvantage(GroupAdvantage):
-    """A = A^episode + ω·A^step; A^step compares discounted returns among the rows of a group with one anchor.
+    """GiGPO's advantage A^episode + ω·A^step; A^step compares discounted returns among a group's rows with one anchor.
 
-    ``weight`` is ω (1 in the paper), ``gamma`` the discount (0.95). A step whose anchor nobody shares gets A^step = 0.
-    ``scale`` std or none applies to both levels.
+    A step without another of the same anchor has A^step = 0.
+
+    Args:
+        weight: ω ≥ 0, 1 in the paper.
+        gamma: discount per turn, 0 to 1; 0.95 in the paper.
+        unit: what the statistics of A^episode count once: episode or row.
+        scale: std divides both levels by the deviation, none does not; leave-one-out is for A^episode only.
     """
 
     needs_anchors = True
@@ -38,21 +43,19 @@ class GiGPOAdvantage(GroupAdvantage):
         anchors: Tensor | None = None,
         step_rewards: Tensor | None = None,
     ) -> Tensor:
-        """``anchors`` [N] number the observations before each row; rows of an episode stand in the order of turns.
+        """Advantages [N]. ``anchors`` [N] number the observations; rows of an episode stand in the order of turns.
 
         ``step_rewards`` [N] are the rewards of single turns; None puts the episode's reward on its last row.
+        Raises UserError without ``anchors``.
         """
         if anchors is None:
-            raise UserError(
-                "data.advantage: GiGPO needs anchor states, one a row; use windowed history or GroupAdvantage"
-            )
+            raise UserError("data.advantage: GiGPO needs one anchor a row; set data.prompter.history to windowed")
         result = super().__call__(rewards, groups, episodes)
         returns = self.returns(rewards, episodes, step_rewards)
         for group, anchor in set(zip(groups.tolist(), anchors.tolist(), strict=True)):
             rows = ((groups == group) & (anchors == anchor)).nonzero().flatten()
             if len(rows) > 1:
-                centred = returns[rows] - returns[rows].mean()
-                step = centred / (returns[rows].std() + STD_EPSILON) if self.scale == "std" else centred
+                step = standardise(returns[rows], returns[rows], scale=self.scale)
                 result[rows] += self.weight * step.to(result.dtype)
         return result
 

@@ -1,7 +1,7 @@
-"""GRSD, group-relative self-distillation (2607.28076): turns weigh by the teacher's gap relative to their group.
+"""GRSD, group-relative self-distillation (2607.28076): a turn's weight is its mean gap relative to the group's.
 
-Its privileged context is a DO/AVOID list drawn from the group (a provider, not here). Ours to choose, since it is
-not public: λ = 0.5, and the mean of |expm1| is over the group's turns.
+In the paper the privileged context is a DO/AVOID list drawn from the group; such a context provider is left out. Our
+choices, since the paper does not give the details: λ = 0.5, and the mean of |expm1| is over the group's turns.
 """
 
 from __future__ import annotations
@@ -13,32 +13,34 @@ from sdar_pl.checks import at_least, between
 from sdar_pl.errors import UserError
 from sdar_pl.objectives.functional import LOG_RATIO_LIMIT, per_token
 from sdar_pl.objectives.inputs import LossInputs
-from sdar_pl.objectives.shapers import AdvantageShaper
+from sdar_pl.objectives.shapers import KEY, AdvantageShaper
 from sdar_pl.objectives.turns import turn_mean, turn_sum
 
 
 class GRSDShaper(AdvantageShaper):
-    """A·max(floor, 1 + λq), q = expm1(sign(A)·mean Δ of the turn) / group mean of |expm1(·)|.
+    """GRSD's advantages A·max(floor, 1 + λq), q = expm1(sign(A)·mean Δ of the turn) / group mean of |expm1(·)|.
 
-    The sign of the advantage stays. A group without any gap keeps its advantages bit for bit.
+    The sign of the advantage stays. A group whose gaps are all 0 keeps its advantages bit for bit.
+
+    Args:
+        coefficient: λ ≥ 0; 0 is GRPO.
+        floor: smallest factor, 0 to 1.
     """
 
     across_rows = True
 
     def __init__(self, coefficient: float = 0.5, floor: float = 0.1) -> None:
-        self.coefficient = at_least("model.objective.shaper.coefficient", coefficient, 0)
-        self.floor = between("model.objective.shaper.floor", floor, 0, 1)
+        self.coefficient = at_least(f"{KEY}.coefficient", coefficient, 0)
+        self.floor = between(f"{KEY}.floor", floor, 0, 1)
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         if inputs.groups is None:
-            raise UserError(
-                "model.objective.shaper: GRSD compares the turns of a group and needs the rows' group numbers"
-            )
+            raise UserError(f"{KEY}: GRSDShaper needs the group of each row; give LossInputs.groups")
         mask, turns = inputs.mask, inputs.turns
         advantages = per_token(inputs.advantages, mask)
         mean = turn_mean(inputs.behaviour_gap, turns, mask)
         raw = mask * torch.expm1((advantages.sign() * mean).clamp(-LOG_RATIO_LIMIT, LOG_RATIO_LIMIT))
-        share = mask / turn_sum(mask, turns, mask).clamp(min=1)  # a turn's tokens weigh one together
+        share = mask / turn_sum(mask, turns, mask).clamp(min=1)  # the tokens of a turn together weigh one
         factor = torch.ones_like(raw)
         for group in set(inputs.groups.tolist()):
             own = inputs.groups == group

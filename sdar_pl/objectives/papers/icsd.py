@@ -1,7 +1,7 @@
 """ICSD, influence-calibrated self-distillation (2608.14945): the gate follows the token's influence on the return.
 
-Ours to choose, since the details are not public: the location of the Laplace law is 0 (no influence) and its two
-scales are fitted to the turn by maximum likelihood.
+Our choices, since the paper does not give the details: the Laplace distribution has location 0 (no influence), and its
+two scales are fitted to the turn by maximum likelihood.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ TINY = 1e-12
 
 
 def laplace_cdf(values: Tensor, up: Tensor, down: Tensor) -> Tensor:
-    """CDF of the asymmetric Laplace law at 0 that has mean positive part ``up`` and mean negative part ``down``.
+    """CDF of the asymmetric Laplace distribution at 0 with mean positive part ``up`` and mean negative part ``down``.
 
-    These are its maximum-likelihood scales: with a = √up, b = √down, it is 1 − a/(a + b)·exp(−x/(a(a + b))) for x ≥ 0
-    and b/(a + b)·exp(x/(b(a + b))) below. All shapes alike.
+    ``up`` and ``down`` are its maximum-likelihood parameters. With a = √up and b = √down, the CDF is
+    1 − a/(a + b)·exp(−x/(a(a + b))) for x ≥ 0 and b/(a + b)·exp(x/(b(a + b))) for x < 0. All tensors have one shape.
     """
     a, b = up.sqrt() + TINY, down.sqrt() + TINY
     above = 1 - a / (a + b) * torch.exp(-values.clamp(min=0) / (a * (a + b)))
@@ -30,10 +30,13 @@ def laplace_cdf(values: Tensor, up: Tensor, down: Tensor) -> Tensor:
 
 
 class ICSDGate(GapGate):
-    """g·F(u)·c with g = σ(βΔ), u = A·ρ·Δ, ρ = π_θ/π_old, F the turn's Laplace CDF, c so that the turn's mass stays.
+    """ICSD's gate g·F(u)·c with g = σ(βΔ), influence u = A·ρ·Δ, ρ = π_θ/π_old and F the turn's Laplace CDF.
 
-    Tokens with A < 0 and Δ < 0 keep their gate: the teacher's rejection of a failed episode's token is no influence
-    to amplify. Mass: Σ gate over the other tokens of each turn equals Σ g over them.
+    The constant c keeps the turn's sum of gates as it is under g. Tokens with A < 0 and Δ < 0 keep the gate g and do
+    not enter that sum: advantage and teacher both push them down already.
+
+    Args:
+        beta: slope β ≥ 0 of the gap gate, in 1/nat.
     """
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
@@ -45,6 +48,6 @@ class ICSDGate(GapGate):
         free = mask * ~((advantages < 0) & (gap < 0))  # 1 where the gate may move
         up = turn_mean(influence.clamp(min=0), turns, free)
         down = turn_mean((-influence).clamp(min=0), turns, free)
-        moved = gate * laplace_cdf(influence, up, down)
-        mass = turn_sum(gate, turns, free) / turn_sum(moved, turns, free).clamp(min=TINY)
-        return torch.where(free > 0, moved * mass, gate)
+        scaled = gate * laplace_cdf(influence, up, down)
+        mass = turn_sum(gate, turns, free) / turn_sum(scaled, turns, free).clamp(min=TINY)
+        return torch.where(free > 0, scaled * mass, gate)

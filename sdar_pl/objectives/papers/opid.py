@@ -1,6 +1,7 @@
-"""OPID, on-policy skill distillation (2606.26790): the teacher's log-prob shift is added to the advantage.
+"""OPID, on-policy skill distillation (2606.26790): the gap is added to the advantage.
 
-Its privileged context is hindsight skills of the episode and of critical steps (a provider, not here).
+In the paper the privileged context is hindsight skills of the episode and of critical steps; such a context provider is
+left out.
 """
 
 from __future__ import annotations
@@ -11,14 +12,18 @@ from sdar_pl.checks import at_least
 from sdar_pl.objectives.functional import per_token
 from sdar_pl.objectives.inputs import LossInputs
 from sdar_pl.objectives.schedules import Constant, Schedule
-from sdar_pl.objectives.shapers import AdvantageShaper
+from sdar_pl.objectives.shapers import KEY, AdvantageShaper
 
 
 class OPIDShaper(AdvantageShaper):
-    """A + η·Δ with Δ = log π_T − log π_old: the *old* policy scores the response with and without the skill.
+    """OPID's advantages A + η·schedule(iteration)·Δ, Δ = log π_T − log π_old: the gap of the *old* policy.
 
-    η = ``coefficient``·schedule(step), 0.001 in the paper. ``clip`` bounds |Δ| (None, our default: it is free).
-    On-policy the addition is the policy gradient of η·(reverse KL to the teacher), under the policy loss's own clip.
+    On-policy, the addition is the policy gradient of η·(reverse KL to the teacher), under the policy loss's own clip.
+
+    Args:
+        coefficient: η ≥ 0, 0.001 in the paper.
+        clip: bound ≥ 0 on |Δ|, in nats; null, our default: no bound.
+        schedule: factor on η at each iteration.
     """
 
     def __init__(
@@ -27,8 +32,8 @@ class OPIDShaper(AdvantageShaper):
         clip: float | None = None,
         schedule: Schedule = Constant(),  # noqa: B008 – immutable
     ) -> None:
-        self.coefficient = at_least("model.objective.shaper.coefficient", coefficient, 0)
-        self.clip = at_least("model.objective.shaper.clip", clip, 0)
+        self.coefficient = at_least(f"{KEY}.coefficient", coefficient, 0)
+        self.clip = at_least(f"{KEY}.clip", clip, 0)
         self.schedule = schedule
 
     def __call__(self, inputs: LossInputs) -> Tensor:

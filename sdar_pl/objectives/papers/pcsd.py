@@ -1,6 +1,6 @@
-"""PCSD, persistent self-distillation (2608.01837): the gate reads a gap that lasts, not one token's flicker.
+"""PCSD, persistent self-distillation (2608.01837): the gate reads a moving average of the gap.
 
-Ours to choose, since the details are not public: how the variance chooses the window, and that the slope is the
+Our choices, since the paper does not give the details: how the variance sets the window, and that the slope is the
 first difference of the averaged gap.
 """
 
@@ -11,35 +11,40 @@ from torch import Tensor
 
 from sdar_pl.checks import at_least
 from sdar_pl.objectives.functional import fill_masked
-from sdar_pl.objectives.gates import Gate
+from sdar_pl.objectives.gates import KEY, Gate
 from sdar_pl.objectives.inputs import LossInputs
 from sdar_pl.objectives.turns import turn_mean
 
 
 def shifted(values: Tensor, by: int) -> Tensor:
-    """``values`` [B, R] moved right by ``by`` tokens, 0 where nothing comes in."""
+    """``values`` [B, R] shifted right by ``by`` tokens and filled with 0 from the left."""
     return torch.cat([torch.zeros_like(values[:, :by]), values[:, : max(values.shape[1] - by, 0)]], 1)
 
 
 class PCSDGate(Gate):
-    """σ(β·Δ̄·max(0, 1 − γ·ReLU(−slope))).
+    """PCSD's gate σ(β·Δ̄·max(0, 1 − γ·ReLU(−slope))) of a moving average Δ̄ of the gap.
 
-    Δ̄ is the mean gap over the last w_t tokens of the turn, the token itself included; w_t = 1 + (window − 1)·v/(v + v̄)
-    rounded, with v the variance of the gap over the last ``window`` tokens and v̄ its mean in the turn: calm places
-    keep the token's own gap, noisy ones are averaged. slope = Δ̄_t − Δ̄_{t−1} within the turn: a gap that is falling
-    counts less. ``window`` 1 and ``gamma`` 0 is SDAR's gap gate.
+    Δ̄_t is the mean gap over the turn's last w_t tokens, token t included. w_t = 1 + (window − 1)·v/(v + v̄), rounded,
+    with v the variance of the gap over the last ``window`` tokens and v̄ the mean of v in the turn: where the gap is
+    steady, Δ̄ is the token's own gap; where it is noisy, an average. The slope is Δ̄_t − Δ̄_{t−1} within the turn: a
+    falling gap counts less. ``window`` 1 and ``gamma`` 0 is SDAR's gap gate.
+
+    Args:
+        beta: slope β ≥ 0 of the sigmoid, in 1/nat.
+        gamma: damping γ ≥ 0 of a falling gap, in 1/nat; 0 is none.
+        window: largest number of tokens to average over, ≥ 1.
     """
 
     def __init__(self, beta: float = 5.0, gamma: float = 0.5, window: int = 8) -> None:
-        self.beta = at_least("model.objective.distillation.gate.beta", beta, 0)
-        self.gamma = at_least("model.objective.distillation.gate.gamma", gamma, 0)
-        self.window = at_least("model.objective.distillation.gate.window", window, 1)
+        self.beta = at_least(f"{KEY}.beta", beta, 0)
+        self.gamma = at_least(f"{KEY}.gamma", gamma, 0)
+        self.window = at_least(f"{KEY}.window", window, 1)
 
     def __call__(self, gap: Tensor, inputs: LossInputs) -> Tensor:
         mask, turns = inputs.mask, inputs.turns
         # Trailing sums over k + 1 tokens, never across the border of a turn: counts, first and second moments.
         same = [
-            mask * shifted(mask, k) * (shifted(turns + 1, k) == turns + 1)  # + 1: the 0 that moves in is no turn
+            mask * shifted(mask, k) * (shifted(turns + 1, k) == turns + 1)  # + 1: the filled-in 0 is not a turn
             for k in range(self.window)
         ]
         count = torch.stack(same, -1).cumsum(-1)  # [B, R, window]
