@@ -1,7 +1,7 @@
-"""Make docs/methods.md from configs/{objectives,contexts,teachers} and the docstrings of the parts that they name.
+"""Write docs/methods.md from configs/{objectives,contexts,teachers} and the docstrings of the parts that they name.
 
-A config's first line says name, paper and formula; the five slots are read off the objects that it makes.
-Run: python scripts/methods_table.py [--check]   (--check: only say whether the page is current; status 1 if not)
+The first line of a config gives name, paper and formula; the parts are read off the objects that the config builds.
+Run: python scripts/methods_table.py [--check]   (--check: write nothing, exit with status 1 if the page is out of date)
 """
 
 from __future__ import annotations
@@ -21,30 +21,36 @@ from sdar_pl.skills import hindsight, providers, retrievers
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "methods.md"
-NONE = "–"
 HEAD = """# Methods
 
 <!-- Made by scripts/methods_table.py from configs/ and docstrings. Do not edit: run it again. -->
 
-A method is one YAML file, put on top of any recipe; what it does not say stays as the recipe has it:
+A method is one YAML file, put on top of any recipe; keys that it does not set stay as the recipe has them:
 
     python -m sdar_pl fit --config configs/quickstart.yaml --config configs/objectives/rlsd.yaml
     python -m sdar_pl compare --config configs/quickstart.yaml --objectives grpo,sdar,rlsd --seeds 5
 
+To write one of your own, see [extending.md](extending.md#a-method).
+
 Δ = log π_T − log π_θ is the gap between teacher and student on the student's own token, g the token weight (gate), A
-the advantage, ρ = π_θ / π_old, h the student's entropy, λ the coefficient, sg(·) is detached. Of a class's arguments
-those are shown that are not at their default.
+the advantage, ρ = π_θ / π_old, h the student's entropy, λ the coefficient, sg(·) is detached. Only arguments that are
+not at their default are shown.
 """
-COLUMNS = (
-    *("method", "privileged context", "advantage", "token weight", "injection", "schedule", "policy loss"),
-    *("formula", "paper", "config"),
-)
+FAMILIES = {
+    "Policy losses": (
+        "policy loss",
+        "The GRPO advantage and no teacher; they differ in the policy loss or in the student's prompt.",
+    ),
+    "Advantages": ("advantage", "No teacher; they differ in how rewards become advantages."),
+    "Distillation": ("gate, estimator, λ", "A teacher with privileged context adds a loss to GRPO's."),
+    "Shapers": ("shaper", "A teacher with privileged context changes GRPO's advantages; no loss is added."),
+}
 
 
 # ---------------------------------------------------------------------- one method
 
 
-def made(path: Path) -> Any:
+def built(path: Path) -> Any:
     """The objects of a config on top of the defaults."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
@@ -59,98 +65,96 @@ def made(path: Path) -> Any:
 
 def described(part: Any) -> str:
     """``Class(argument=value)``, with the arguments that are not at their default."""
-    if part is None:
-        return NONE
-    known = {name: p.default for name, p in inspect.signature(type(part)).parameters.items() if hasattr(part, name)}
-    plain = {name: getattr(part, name) for name in known if isinstance(getattr(part, name), int | float | str | None)}
-    given = [f"{name}={value}" for name, value in plain.items() if value != known[name]]
-    return f"`{type(part).__name__}" + (f"({', '.join(given)})`" if given else "`")
-
-
-def row(path: Path) -> list[str]:
-    """A method's cells."""
-    name, paper, formula = head(path, 3)
-    config = made(path)
-    objective = config.model.objective
-    distillation, shaper = objective.distillation, objective.shaper
-    context = "the run's" if objective.needs_teacher else NONE
-    weight, injection, schedule = NONE, NONE, NONE
-    if config.data.train_with_context:
-        context = "the run's, shown to the student in training"
-    if distillation is not None:
-        weight, schedule = described(distillation.gate), described(distillation.schedule)
-        injection = f"loss, λ = {distillation.coefficient:g}: {described(distillation.estimator)}"
-    if shaper is not None:
-        weight, schedule = described(shaper), described(getattr(shaper, "schedule", objectives.Constant()))
-        injection = "added to A" if paragraph(shaper).startswith("A + ") else "multiplies A"
-    slots = [
-        context,
-        described(config.data.advantage or objectives.GroupAdvantage()),
-        weight,
-        injection,
-        schedule,
-        described(objective.policy_loss),
+    defaults = {name: p.default for name, p in inspect.signature(type(part)).parameters.items() if hasattr(part, name)}
+    values = {name: getattr(part, name) for name in defaults}
+    changed = [
+        f"{name}={value}"
+        for name, value in values.items()
+        if isinstance(value, int | float | str | None) and value != defaults[name]
     ]
-    return [name, *slots, formula, paper, link(path)]
+    return f"`{type(part).__name__}" + (f"({', '.join(changed)})`" if changed else "`")
+
+
+def method(path: Path) -> tuple[str, list[str]]:
+    """A method's family and its cells."""
+    name, paper, formula = head(path, 3)
+    config = built(path)
+    objective, advantage = config.model.objective, described(config.data.advantage or objectives.GroupAdvantage())
+    if objective.distillation is not None:
+        family, part = "Distillation", objective.distillation
+        parts = [described(part.gate), described(part.estimator), f"{part.coefficient:g}"]
+    elif objective.shaper is not None:
+        family, parts = "Shapers", [described(objective.shaper)]
+    elif advantage != described(objectives.GroupAdvantage()):
+        family, parts = "Advantages", [advantage]
+    else:
+        family, parts = "Policy losses", [described(objective.policy_loss)]
+    return family, [name, ", ".join(parts), formula, paper, link(path)]
 
 
 def head(path: Path, parts: int) -> list[str]:
     """The first line of a config: ``# name · paper · formula``."""
-    found = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(" · ", parts - 1)
-    if len(found) != parts:
+    words = path.read_text(encoding="utf-8").splitlines()[0].removeprefix("# ").split(" · ", parts - 1)
+    if len(words) != parts:
         sys.exit(f"{path}: the first line must read '# name · paper · formula'")
-    return found
+    return words
 
 
 # ---------------------------------------------------------------------- the page
 
 
 def page() -> str:
-    methods = [row(path) for path in sorted((ROOT / "configs" / "objectives").glob("*.yaml"))]
+    methods = [method(path) for path in sorted((ROOT / "configs" / "objectives").glob("*.yaml"))]
     contexts = [
-        [link(path), described(made(path).data.context) + retriever(made(path).data.context), *head(path, 1)]
+        [link(path), described(built(path).data.context) + retriever(built(path).data.context), *head(path, 1)]
         for path in sorted((ROOT / "configs" / "contexts").glob("*.yaml"))
     ]
     weights = [
-        [link(path), described(made(path).model.teacher), *head(path, 1)]
+        [link(path), described(built(path).model.teacher), *head(path, 1)]
         for path in sorted((ROOT / "configs" / "teachers").glob("*.yaml"))
     ]
     o = objectives
     slots: list[tuple[str, Iterable[type]]] = [
-        ("Privileged context", kinds(providers.ContextProvider, providers, hindsight)),
-        ("Retrievers of skills", kinds(retrievers.Retriever, retrievers)),
-        ("Teacher weights", kinds(teachers.Teacher, teachers)),
-        ("Advantage", kinds(o.Advantage, o)),
-        ("Token weight", [*kinds(o.Gate, o), *kinds(o.AdvantageShaper, o)]),
-        ("Estimators of the injected loss", kinds(o.Estimator, o)),
-        ("Schedule", kinds(o.Schedule, o)),
-        ("Policy loss", kinds(o.PolicyLoss, o)),
+        ("Privileged context", classes(providers.ContextProvider, providers, hindsight)),
+        ("Retrievers of skills", classes(retrievers.Retriever, retrievers)),
+        ("Teacher weights", classes(teachers.Teacher, teachers)),
+        ("Policy loss", classes(o.PolicyLoss, o)),
+        ("Advantage", classes(o.Advantage, o)),
+        ("Gate", classes(o.Gate, o)),
+        ("Estimator", classes(o.Estimator, o)),
+        ("Shaper", classes(o.AdvantageShaper, o)),
+        ("Schedule", classes(o.Schedule, o)),
     ]
-    parts = [HEAD, table(COLUMNS, methods), "\n## Privileged contexts\n", table(("config", "provider", ""), contexts)]
-    parts += ["\n## Teacher weights\n", table(("config", "class", ""), weights)]
-    parts.append("\n## Parts\n\nThe classes that can stand in each slot, in their own words.")
-    for title, classes in slots:
-        rows = [[f"`{class_path(kind)}`", paragraph(kind)] for kind in classes]
-        parts.append(f"\n### {title}\n\n{table(('class', ''), rows)}")
-    return "\n".join(parts) + "\n"
+    parts = [HEAD]
+    for family, (column, text) in FAMILIES.items():
+        rows = [cells for name, cells in methods if name == family]
+        parts.append(f"## {family}\n\n{text}\n\n{table(('method', column, 'formula', 'paper', 'config'), rows)}\n")
+    parts.append(f"## Privileged contexts\n\n{table(('config', 'provider', ''), contexts)}\n")
+    parts.append(f"## Teacher weights\n\n{table(('config', 'class', ''), weights)}\n")
+    parts.append("## Parts\n\nThe classes of each slot. `--help` explains their arguments, for example:\n")
+    parts.append("    python -m sdar_pl fit --model.objective.help sdar_pl.objectives.SDAR\n")
+    for title, members in slots:
+        rows = [[f"`{class_path(member)}`", paragraph(member)] for member in members]
+        parts.append(f"### {title}\n\n{table(('class', ''), rows)}\n")
+    return "\n".join(parts)
 
 
-def kinds(base: type, *modules: Any) -> list[type]:
-    """The public classes of a kind, in the order in which they are written; the base itself left out."""
-    found = {value for module in modules for value in vars(module).values() if inspect.isclass(value)}
-    chosen = [c for c in found if issubclass(c, base) and c is not base and not c.__name__.startswith("_")]
-    return sorted(chosen, key=lambda c: (c.__module__, inspect.getsourcelines(c)[1]))
+def classes(base: type, *modules: Any) -> list[type]:
+    """The public subclasses of ``base`` in the modules, in the order of their source."""
+    members = {value for module in modules for value in vars(module).values() if inspect.isclass(value)}
+    public = [c for c in members if issubclass(c, base) and c is not base and not c.__name__.startswith("_")]
+    return sorted(public, key=lambda c: (c.__module__, inspect.getsourcelines(c)[1]))
 
 
-def class_path(kind: type) -> str:
-    """The shortest path that a YAML can name."""
-    module = "sdar_pl.objectives" if kind.__name__ in objectives.__all__ else kind.__module__
-    return f"{module}.{kind.__name__}"
+def class_path(part: type) -> str:
+    """The shortest class path that YAML can name."""
+    module = "sdar_pl.objectives" if part.__name__ in objectives.__all__ else part.__module__
+    return f"{module}.{part.__name__}"
 
 
 def retriever(context: Any) -> str:
-    chosen = getattr(context, "retriever", None)
-    return "" if chosen is None else f" with {described(chosen)}"
+    part = getattr(context, "retriever", None)
+    return "" if part is None else f" with {described(part)}"
 
 
 def paragraph(part: Any) -> str:
@@ -174,7 +178,9 @@ def cell(text: str) -> str:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--check", action="store_true", help="only say whether the page is current")
+    parser.add_argument(
+        "--check", action="store_true", help="write nothing; exit with status 1 if the page is out of date"
+    )
     check = parser.parse_args().check
     text = page()
     if not check:
