@@ -77,8 +77,9 @@ class SDAR(Objective):
     Args:
         coefficient: λ ≥ 0, 0.01 in the paper. 0 is GRPO bit for bit, with gap and gate still reported.
         beta: slope β ≥ 0 of the gate, in 1/nat; 5 in the paper.
-        gate: weight of each token: gap σ(βΔ), entropy, soft-or, or our centred σ(βΔ) − ½ (see gates.py).
-        normalise: bound the entropy and the gap in the gates entropy and soft-or (our choice, see gates.py).
+        gate: weight of each token: gap σ(βΔ), entropy, soft-or, or our centred σ(βΔ) − ½. See GapGate,
+            EntropyGate, SoftOrGate, CentredGapGate.
+        normalise: bound the entropy and the gap in the gates entropy and soft-or (our choice).
         schedule: factor on λ at each iteration.
         clip_low: the ratio ρ = π_θ/π_old is clipped at 1 − ``clip_low``, 0 to 1.
         clip_high: the ratio ρ is clipped at 1 + ``clip_high``, ≥ 0.
