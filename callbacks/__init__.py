@@ -1,6 +1,6 @@
 """What watches a run: checkpoints, gate statistics, the log of episodes, throughput, progress, and tables at the end.
 
-``sdar_pl.cli`` adds one of each by name, but for TeacherPanel. Nothing in sdar_pl imports this package.
+``sdar_pl.cli`` adds those of ``DEFAULT`` to every run. No other module of sdar_pl imports this package.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from sdar_pl.callbacks.teacher_panel import TeacherPanel
 from sdar_pl.callbacks.throughput import Throughput
 
 __all__ = [
+    "DEFAULT",
     "Checkpoints",
     "EpisodeLog",
     "EvaluationTable",
@@ -24,3 +25,6 @@ __all__ = [
     "TeacherPanel",
     "Throughput",
 ]
+
+#: callbacks of every run, in the order in which Lightning calls them
+DEFAULT = (GateStats, EpisodeLog, Throughput, Progress, Summary, EvaluationTable, Checkpoints)

@@ -95,7 +95,7 @@ def test_bad_values(
 
 
 def test_warnings_are_one_line() -> None:
-    code = "import warnings; from sdar_pl.cli import _quieten; _quieten(); warnings.warn('mind the gap')"
+    code = "import warnings; from sdar_pl.runtime.messages import quieten; quieten(); warnings.warn('mind the gap')"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert done.stderr == "warning: mind the gap\n"
 

@@ -84,7 +84,7 @@ def test_few_know_lightning() -> None:
 
 
 def test_nothing_imports_callbacks() -> None:
-    assert not [path for path in FILES if "callbacks" in own(path)]
+    assert not [path for path in FILES if "callbacks" in own(path) and part(path) != "cli"]
     # The folder has one name: under another, its classes would be loaded twice.
     everywhere = [*FILES, *(ROOT / "callbacks").glob("*.py"), *(ROOT / "tests").glob("*.py")]
     assert not [path for path in everywhere if "callbacks" in foreign(path)]

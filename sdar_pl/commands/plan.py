@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from math import ceil
@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.engines.kv import COLUMNS_AT_ONCE
 from sdar_pl.engines.transformers import LEAVE_SHARE
 from sdar_pl.errors import UserError
@@ -33,8 +34,11 @@ from sdar_pl.modeling.memory import (
     update_bytes,
     weight_bytes,
 )
+from sdar_pl.module import SDARModule
 from sdar_pl.objectives import Estimator
 from sdar_pl.policy import DTYPES, ModelSource
+from sdar_pl.runtime.lightning_cli import CommandLine, launch
+from sdar_pl.runtime.messages import add_file_names
 
 #: bytes that drawing a token takes for each row and word of the vocabulary (TransformersEngine._sample: the logits,
 #: their scaled copy and log-probs in float32; probabilities, their sums and a flipped copy in float64; two masks)
@@ -43,6 +47,33 @@ SAMPLING = 3 * 4 + 3 * 8 + 2
 
 #: parts of a phase that never come together: the largest of them counts
 IN_TURN = ("copies of the cache", "prompts", "sampling", "one layer's backward", "logits chunk")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The subcommand → exit status. Raises ``UserError``."""
+    with add_file_names(arguments):
+        launch(
+            PlanCommandLine,
+            SDARModule,
+            RolloutDataModule,
+            arguments,
+            prog="python -m sdar_pl plan",
+            description="The memory that ``fit`` with the same arguments takes on every rank; loads no weights.",
+            subcommands=False,
+        )
+    return 0
+
+
+class PlanCommandLine(CommandLine):
+    """Parses what ``fit`` would, and prints the plan of it instead of running it."""
+
+    def add_arguments_to_parser(self, parser: Any) -> None:
+        super().add_arguments_to_parser(parser)
+        parser.add_argument("--json", action="store_true", help="Print bytes as JSON.")
+
+    def instantiate_classes(self) -> None:
+        result = plan(self.config)
+        print(result.as_json() if self.config.json else result)
 
 
 @dataclass

@@ -1,10 +1,14 @@
-"""What the command line says of bad input: one line that names the file and the key."""
+"""Messages of the command line: user errors on one line that names file and key; other libraries' noise silenced."""
 
 from __future__ import annotations
 
 import argparse
+import contextlib
+import logging
+import os
 import re
-from collections.abc import Sequence
+import warnings
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +22,19 @@ class PlainParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.split()[-1]}: {message}")
+
+
+@contextlib.contextmanager
+def add_file_names(arguments: Sequence[str]) -> Iterator[None]:
+    """Inside, a ``UserError`` that quotes a key gets the name of the ``--config`` file that sets it.
+
+    Raises ``UserError`` for a file that is missing or is not a YAML mapping.
+    """
+    files = read_configs(arguments)
+    try:
+        yield
+    except UserError as error:
+        raise UserError(add_file_name(str(error), files, arguments)) from error
 
 
 def read_configs(arguments: Sequence[str]) -> dict[str, Any]:
@@ -68,3 +85,37 @@ def behind(error: BaseException) -> UserError | None:
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__
     return cause
+
+
+def quieten() -> None:
+    """Silence messages of other libraries that no user can act on; print every other warning on one line."""
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    # Threads that wait give up their core: beside any other busy process, spinning ones slow a run down several times.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("HF_HUB_VERBOSITY", "error")
+    for name, level in {
+        "lightning.pytorch": logging.WARNING,
+        "lightning.fabric": logging.WARNING,
+        "lightning.pytorch.utilities.rank_zero": logging.WARNING,
+        "lightning.fabric.utilities.seed": logging.WARNING,
+        "bitsandbytes": logging.ERROR,
+    }.items():
+        logging.getLogger(name).setLevel(level)
+    for message in (
+        r".*does not have many workers.*",
+        r".*Starting from v1.9.0, `tensorboardX`.*",
+        r".*GPU available but not used.*",
+        r".*isinstance\(treespec, LeafSpec\).*",
+        r".*You have overridden `transfer_batch_to_device`.*",
+        r".*gradient_checkpointing.*is deprecated.*",
+        r".*Checkpoint directory .* exists and is not empty.*",
+        r".*Found .* module\(s\) in eval mode.*",
+        r".*`training_step` returned.*",
+        r".*It is recommended to use `self.log\(.*sync_dist=True.*",
+        r".*The total number of parameters detected.*",
+        r".*LightningCLI's args parameter is intended.*",
+        r".*FSDP2-wrapped module .* returned a view tensor.*",  # nobody changes it in place
+    ):
+        warnings.filterwarnings("ignore", message)

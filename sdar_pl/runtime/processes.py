@@ -1,8 +1,8 @@
-"""The end of a run that does not come by itself: Ctrl-C, SIGTERM, a rank that dies.
+"""Abnormal termination: Ctrl-C, SIGTERM, a rank that dies.
 
-A run's files are right at any moment (checkpoint_files.py), so stopping needs no saving: finish the write that is going on,
-end the other ranks, say how to go on. Rank 0 is the *leader*: it started the others and is the one that is told to
-stop. Where another launcher starts the ranks (torchrun, SLURM), ending them is its business.
+A run's files are valid at any moment (checkpoint_files.py), so stopping needs no saving: rank 0 finishes the write in
+progress, ends the other ranks and prints the command that resumes the run. Rank 0 is the *leader*: it starts the other
+ranks and receives the signal. Where another launcher starts the ranks (torchrun, SLURM), that launcher ends them.
 """
 
 from __future__ import annotations

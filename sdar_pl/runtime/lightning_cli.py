@@ -1,0 +1,172 @@
+"""Lightning's command line: parser, links between arguments, run folder, loggers, default callbacks and plugins."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import torch
+from jsonargparse import ArgumentError
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.plugins import CheckpointIO
+from lightning.pytorch.strategies import StrategyRegistry
+from lightning.pytorch.strategies.launchers import subprocess_script
+from transformers.utils import logging as transformers_logging
+
+from sdar_pl.errors import UserError
+from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO
+from sdar_pl.runtime.messages import behind, shorten
+from sdar_pl.runtime.metrics_csv import MetricsCSV
+from sdar_pl.runtime.processes import GUARD
+from sdar_pl.runtime.run_folder import advice, checkpoint, run_folder
+from sdar_pl.runtime.strategy import FSDP2Strategy
+
+TRAINER_DEFAULTS: dict[str, Any] = {
+    "max_epochs": 150,
+    "check_val_every_n_epoch": 5,
+    "default_root_dir": "runs",
+    "gradient_clip_val": 1.0,
+    # One epoch is one iteration: new rollouts at every epoch, sharded by the DataModule itself.
+    "reload_dataloaders_every_n_epochs": 1,
+    "use_distributed_sampler": False,
+    # Tensors made in inference mode cannot be trained on later.
+    "inference_mode": False,
+    # The whole panel is played before the first update.
+    "num_sanity_val_steps": -1,
+    "log_every_n_steps": 1,
+    "enable_model_summary": False,
+}
+
+
+def launch(
+    command_line: type[CommandLine],
+    module: type[L.LightningModule],
+    data: type[L.LightningDataModule],
+    arguments: Sequence[str],
+    *,
+    description: str,
+    prog: str = "python -m sdar_pl",
+    subcommands: bool = True,
+    **options: Any,
+) -> None:
+    """Parse ``arguments``, instantiate what they name and run it. ``subcommands``: whether the first argument is one of
+    the trainer's (fit, validate, test, predict). Raises ``UserError`` for arguments that cannot be parsed."""
+    StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: sharded over all ranks", override=True)
+    transformers_logging.disable_progress_bar()
+    # Lightning's own observer of the other ranks ends a run without a message.
+    setattr(subprocess_script, "_launch_process_observer", GUARD.watch)  # noqa: B010
+    torch.set_float32_matmul_precision("high")
+    try:
+        command_line(
+            module,
+            data,
+            trainer_defaults=TRAINER_DEFAULTS,
+            save_config_callback=SaveConfigCallback,
+            save_config_kwargs={"overwrite": True},
+            seed_everything_default=0,
+            auto_configure_optimizers=False,
+            load_from_checkpoint_support=False,
+            parser_class=Parser,
+            parser_kwargs={"prog": prog, "description": description},
+            run=subcommands,
+            args=list(arguments),
+            **options,
+        )
+    except ArgumentError as error:
+        raise UserError(shorten(str(error))) from error
+
+
+class Parser(LightningArgumentParser):
+    """Raises ``UserError`` with the key and its problem, where jsonargparse prints usage and a stack of causes."""
+
+    def error(self, message: str, ex: Exception | None = None) -> Any:
+        raise UserError(shorten(message)) from ex
+
+
+class CommandLine(LightningCLI):
+    """The arguments that every command with a run's configuration has."""
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        parser.add_argument(
+            "--run", type=str | None, default=None, help="Name of the run folder (default: the config file's)."
+        )
+        parser.link_arguments("data.sampling.temperature", "model.temperature")
+        parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
+
+
+class TrainerCommandLine(CommandLine):
+    """``fit``, ``validate``, ``test`` and ``predict``.
+
+    Args:
+        default_callbacks: classes of callbacks that every run has, unless the configuration names one of the class.
+    """
+
+    def __init__(self, *arguments: Any, default_callbacks: Sequence[type[Callback]] = (), **options: Any) -> None:
+        self.default_callbacks = default_callbacks
+        self.run_folder = Path()
+        super().__init__(*arguments, **options)  # runs the subcommand
+
+    def before_instantiate_classes(self) -> None:
+        """Choose the run folder and the checkpoint to resume from."""
+        config = self.config[self.subcommand]
+        self.run_folder = run_folder(config, resumed=config.get("ckpt_path"))
+        if config.get("ckpt_path"):
+            config.ckpt_path = checkpoint(self.run_folder, str(config.ckpt_path))
+        if self.subcommand == "fit":
+            GUARD.resume = advice(self.run_folder)
+
+    def _parse_ckpt_path(self) -> None:
+        """Skip Lightning's search for hyperparameters in the checkpoint: ours are in the configuration alone."""
+
+    def instantiate_classes(self) -> None:
+        """Raises the ``UserError`` that a constructor has raised, without jsonargparse's wrapping."""
+        try:
+            super().instantiate_classes()
+        except ValueError as error:
+            user_error = behind(error)
+            if user_error is None:
+                raise
+            raise user_error from None
+
+    def instantiate_trainer(self, **options: Any) -> L.Trainer:
+        """The trainer of the configuration, with the default loggers, callbacks and checkpoint plugin."""
+        settings = self._get(self.config_init, "trainer", default={})
+        if self.subcommand != "fit":  # an evaluation leaves the record of its run alone
+            options["logger"] = False
+            self.save_config_callback = None
+        elif settings["logger"] in (None, True):
+            events = TensorBoardLogger(self.run_folder, name="", version="")
+            options["logger"] = [MetricsCSV(self.run_folder), events]
+        options["callbacks"] = self._with_defaults(_as_list(settings["callbacks"]), settings)
+        plugins = _as_list(settings["plugins"])
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            options["plugins"] = [*plugins, SafeCheckpointIO()]
+        return super().instantiate_trainer(**options, default_root_dir=str(self.run_folder))
+
+    def _with_defaults(self, callbacks: list[Callback], settings: Any) -> list[Callback]:
+        """``callbacks`` and those default ones that neither they nor the trainer's settings make superfluous."""
+        bar = settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks)
+        checkpoints = settings["enable_checkpointing"] is not False
+        wanted = [
+            kind
+            for kind in self.default_callbacks
+            if not any(isinstance(callback, kind) for callback in callbacks)
+            and (bar or not issubclass(kind, ProgressBar))
+            and (checkpoints or not issubclass(kind, Checkpoint))
+        ]
+        return [*callbacks, *(kind() for kind in wanted)]
+
+    def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
+        """The arguments of ``Trainer.validate`` and the like, without its table: callbacks show the evaluation."""
+        settings = super()._prepare_subcommand_kwargs(subcommand)
+        return {**settings, "verbose": False} if "verbose" in settings else settings
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]
