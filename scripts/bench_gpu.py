@@ -108,26 +108,17 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
             row = Row(n, 0, tokens, list(range(len(prompt), len(tokens))), [0] * count, done.logprobs)
             row.teacher_tokens = [*skills, *tokens]
             row.teacher_positions = [position + len(skills) for position in row.positions]
-            row.advantage = 1.0 if n % 2 else -1.0
+            row.advantages = [1.0 if n % 2 else -1.0] * count
             rows.append(row)
         return rows
 
     def update(rows: list[Row]) -> None:
         total = float(sum(len(row.positions) for row in rows))
-        for chunk in pack(rows, args.micro_batch_tokens):
+        for chunk in ([rows[i] for i in part] for part in pack(rows, args.micro_batch_tokens)):
             batch = collate(chunk).to(device)
             student, entropy, *_ = policy.logprobs(batch, entropy=True)
-            inputs = LossInputs(
-                student_logprobs=student,
-                mask=batch.mask,
-                advantages=batch.advantages,
-                turns=batch.turns,
-                teacher_logprobs=batch.teacher_logprobs,
-                entropy=entropy,
-                total_tokens=total,
-                total_rows=float(len(rows)),
-            )
-            objective(inputs).loss.backward()
+            batch.total_tokens, batch.total_rows = total, float(len(rows))
+            objective(batch.loss_inputs(student, entropy=entropy, iteration=0)).loss.backward()
         torch.nn.utils.clip_grad_norm_(trained, 1.0)
         optimizer.step()
         optimizer.zero_grad()

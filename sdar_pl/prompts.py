@@ -65,14 +65,14 @@ class Prompter:
 
     # ------------------------------------------------------------------ one turn
 
-    def prompts(self, environment: Environment, episode: Episode) -> tuple[list[int], list[int]]:
-        """(student tokens, teacher tokens) of the next turn; the teacher's are empty where they do not differ.
+    def prompts(self, environment: Environment, episode: Episode) -> tuple[list[int], list[int] | None]:
+        """The next turn's new prompt tokens: (the student's, the teacher's or None where they are the same).
 
         Raises ``UserError`` for a prompt over its limit.
         """
         turns = episode.turns
         if self.history == "conversation" and turns:
-            return self._reply(environment, episode), []
+            return self._reply(environment, episode), None  # the first turn's prompt holds the context already
         if self.history == "conversation":
             content = environment.opening(episode.task, episode.first)
         else:
@@ -81,26 +81,26 @@ class Prompter:
         student = self._encode(self._messages(content, episode.student_context))
         self._check(student, self.max_prompt_tokens, "max_prompt_tokens", episode)
         if episode.context in ("", episode.student_context):
-            return student, []
+            return student, None
         teacher = self._encode(self._messages(content, episode.context))
         self._check(teacher, self.max_teacher_tokens, "max_teacher_tokens", episode)
         return student, teacher
 
     def reread(self, environment: Environment, episode: Episode) -> None:
-        """Set the teacher's prompt of every turn anew, from the episode's ``context`` as it is now.
+        """Render the teacher's prompt of every turn again, from the episode's present ``context``.
 
-        Nothing of the student's changes: the two prompts differ only by the privileged context. Raises
-        ``TooLongError`` for a prompt over the teacher's limit; then the prompts are of no use.
+        The student's prompts stay. Raises ``TooLongError`` for a prompt over the teacher's limit; the teacher's
+        prompts are then incomplete.
         """
         for number, turn in enumerate(episode.turns):
-            if number and self.history == "conversation":
-                turn.teacher_prompt = []  # the context stands in the first prompt, which the teacher still reads
-            else:
-                past = replace(episode, turns=episode.turns[:number])
+            past = replace(episode, turns=episode.turns[:number])
+            if number == 0 or self.history == "windowed":
                 turn.teacher_prompt = self.prompts(environment, past)[1]
-        if self.history == "conversation" and episode.context:
-            *past_turns, last = ((turn.teacher_prompt or turn.prompt, turn.response) for turn in episode.turns)
-            longest = [token for turn in past_turns for part in turn for token in part] + last[0]
+        first = episode.turns[0].teacher_prompt
+        if self.history == "conversation" and first is not None:
+            later = [token for turn in episode.turns[1:] for token in turn.prompt]
+            responses = [token for turn in episode.turns[:-1] for token in turn.response]
+            longest = first + later + responses
             self._check(longest, self.max_teacher_tokens, "max_teacher_tokens", episode)
 
     def _messages(self, content: str, context: str = "") -> list[Message]:
@@ -174,10 +174,12 @@ class Prompter:
             )
 
     def full(self, tokens: list[int], episode: Episode) -> bool:
-        """Whether a conversation has outgrown a limit, the student's or the teacher's, so that the episode must end
-        (counted as overflow). ``tokens`` is the student's next prompt, whole."""
+        """Whether a conversation has outgrown the student's or the teacher's limit. The episode then ends (overflow).
+
+        ``tokens`` is the student's next prompt from the conversation's beginning.
+        """
         first = episode.turns[0]
-        more = len(first.teacher_prompt) - len(first.prompt) if first.teacher_prompt else 0
+        more = 0 if first.teacher_prompt is None else len(first.teacher_prompt) - len(first.prompt)
         return self.history == "conversation" and (
             len(tokens) > self.max_prompt_tokens or len(tokens) + more > self.max_teacher_tokens
         )

@@ -1,14 +1,13 @@
 """play(): sessions × engine → episodes.
 
-All episodes advance together: one batched ``generate`` per round, then the sessions step in threads (sampling/threads.py). A
-session that raises or hangs is played again from the start on a fresh one; after ``retries`` it is given up and its
-episode marked ``failed``: it takes part in no statistics and no loss. Sessions are always closed, those too that come
-back after they were given up.
+All episodes advance together: one batched ``generate`` for each turn, then the sessions step in threads
+(sampling/threads.py). A session that raises or exceeds its time limit is replaced by a fresh one, and the episode
+starts again. After ``retries`` such failures the episode is marked ``failed``: it takes part in no statistics and no
+loss. Every session is closed, also one that returns after it was given up.
 """
 
 from __future__ import annotations
 
-import contextlib
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,27 +16,28 @@ from functools import partial
 import numpy as np
 
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
-from sdar_pl.environments.base import Environment, Session
+from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
 from sdar_pl.prompts import Prompter
+from sdar_pl.sampling.slots import Attempt, EpisodeSlot
 from sdar_pl.sampling.threads import NoAnswerError, run_all
 from sdar_pl.types import Episode, Observation, Task, Turn
 
-#: called with every episode that ends
+#: Called with every episode that ends.
 Progress = Callable[[Episode], None]
 
 
 @dataclass
 class PlayRules:
-    """Rules of play.
+    """Limits of an episode, and what happens to failed sessions.
 
     Args:
-        max_turns: an episode ends after so many turns.
+        max_turns: turns after which an episode ends; at least 1.
         invalid_penalty: subtracted from an episode's reward for each response that breaks the format.
-        retries: how often a failed session is played again.
-        step_timeout: seconds that a session may take for one reset, step or close (not counting the wait for a thread).
-        max_failed: share of episodes that may fail before the run stops.
-        workers: threads that step sessions.
+        retries: how often an episode starts again after its session failed.
+        step_timeout: seconds that a session may take for one reset, step or close, not counting the wait for a thread.
+        max_failed: share of an iteration's episodes (0 to 1) that may fail before the run stops.
+        workers: number of threads that step sessions.
     """
 
     max_turns: int = 50
@@ -60,48 +60,6 @@ class PlayRules:
             raise UserError(f"data.play.step_timeout: {self.step_timeout} must be more than 0 seconds")
 
 
-@dataclass
-class Attempt:
-    """One try at an episode. Threads are given the attempt, never the slot: what a given-up one does reaches nobody."""
-
-    stream: np.random.Generator
-    session: list[Session] = field(default_factory=list)  # one, or none where it is not open
-    given_up: bool = False
-    episode: Episode | None = None
-    tokens: list[int] = field(default_factory=list)  # the context so far, as the engine sees it
-    new: tuple[list[int], list[int]] = ([], [])  # this turn's new student and teacher prompt tokens
-
-    def close(self) -> None:
-        """Close the session once, whoever comes first."""
-        with contextlib.suppress(IndexError):
-            self.session.pop().close()
-
-
-@dataclass
-class EpisodeSlot:
-    """One episode to play. ``number`` names it for the engine; ``seed`` starts its random stream."""
-
-    task: Task
-    group: int
-    index: int
-    number: int
-    seed: tuple[int, ...]
-    context: str = ""
-    student_context: str = ""
-    failures: int = 0
-    attempt: Attempt | None = None
-
-    @property
-    def now(self) -> Attempt:
-        assert self.attempt is not None
-        return self.attempt
-
-    @property
-    def episode(self) -> Episode:
-        assert self.now.episode is not None
-        return self.now.episode
-
-
 def play(
     environment: Environment,
     slots: Sequence[EpisodeSlot],
@@ -115,32 +73,32 @@ def play(
 
     Raises ``UserError`` when more than ``rules.max_failed`` of the episodes failed.
     """
-    table = _Players(environment, engine, prompter, sampling, rules, progress)
+    players = _Players(environment, engine, prompter, sampling, rules, progress)
     try:
-        waiting, active = list(slots), list[EpisodeSlot]()
-        while waiting or active:
-            opened, waiting = table.open(waiting)
-            active += opened
-            if active:
-                active, failed = table.turn(active)
+        waiting, playing = list(slots), list[EpisodeSlot]()
+        while waiting or playing:
+            opened, waiting = players.open(waiting)
+            playing += opened
+            if playing:
+                stepped, failed = players.turn(playing)
                 waiting += failed
-                active = table.end(active)
+                playing = players.end(stepped)
     finally:
-        table.close([slot for slot in slots if slot.attempt is not None])
+        players.close([slot for slot in slots if slot.attempt is not None])
         engine.release([slot.number for slot in slots])
-    episodes = [table.ended[slot.number] for slot in slots]
+    episodes = [players.ended[slot.number] for slot in slots]
     lost = [episode for episode in episodes if episode.failed]
     if len(lost) > rules.max_failed * len(episodes):
         raise UserError(
             f"data.environment: {len(lost)} of {len(episodes)} episodes failed, more than data.play.max_failed "
-            f"({rules.max_failed:g}); the last said: {lost[-1].failed}"
+            f"({rules.max_failed:g}); the last error: {lost[-1].failed}"
         )
     return episodes
 
 
 @dataclass
 class _Players:
-    """What a play needs, and the episodes that have ended."""
+    """The parts that a play needs, and the episodes that have ended, by the slot's number."""
 
     environment: Environment
     engine: Engine
@@ -150,123 +108,137 @@ class _Players:
     progress: Progress | None
     ended: dict[int, Episode] = field(default_factory=dict)
 
+    # ------------------------------------------------------------------ one round: open, turn, end
+
     def open(self, slots: Sequence[EpisodeSlot]) -> tuple[list[EpisodeSlot], list[EpisodeSlot]]:
-        """Start a fresh session for each slot → (slots in play, slots to open again)."""
+        """Start a fresh session for each slot → (slots that play, slots to open again)."""
         for slot in slots:
             slot.attempt = Attempt(np.random.default_rng([*slot.seed, slot.failures]))
-        firsts, playing, again = self._ask(slots, [partial(self._reset, slot.now, slot.task) for slot in slots])
-        for slot, first in zip(playing, firsts, strict=True):
+        observations, again = self._observe(slots, [partial(self._reset, slot.now, slot.task) for slot in slots])
+        for slot, first in observations:
             slot.now.episode = Episode(
                 slot.task, slot.group, slot.index, first, context=slot.context, student_context=slot.student_context
             )
-            # A first prompt over its limit is the user's error, and said before any token is sampled.
-            self._prompt(slot)
-        return playing, again
+            # A first prompt over its limit is the user's error, reported before any token is sampled.
+            self._next_prompt(slot)
+        return [slot for slot, _ in observations], again
 
     def turn(self, slots: Sequence[EpisodeSlot]) -> tuple[list[EpisodeSlot], list[EpisodeSlot]]:
-        """One response and one step for each slot → (slots in play, slots to open again)."""
+        """One response and one step for each slot → (slots that stepped, slots to open again)."""
         keep = self.prompter.history == "conversation"
         requests = [Request(slot.number, slot.now.tokens, slot.now.stream, keep) for slot in slots]
         completions = self.engine.generate(requests, self.sampling)
-        turns = {slot.number: self._turn(slot, answer) for slot, answer in zip(slots, completions, strict=True)}
-        steps = [partial(_step, slot.now, turns[slot.number].action) for slot in slots]
-        observations, playing, again = self._ask(slots, steps)
-        for slot, observation in zip(playing, observations, strict=True):
+        turns = {slot.number: self._turn(slot, c) for slot, c in zip(slots, completions, strict=True)}
+        observations, again = self._observe(
+            slots, [partial(_step, slot.now, turns[slot.number].action) for slot in slots]
+        )
+        for slot, observation in observations:
             turns[slot.number].observation = observation
             slot.episode.turns.append(turns[slot.number])
-        return playing, again
+        return [slot for slot, _ in observations], again
 
     def end(self, slots: Sequence[EpisodeSlot]) -> list[EpisodeSlot]:
-        """Clear the slots whose episode is over → those in play, with the prompts of their next turns."""
-        going = [slot for slot in slots if self._goes_on(slot)]
-        over = [slot for slot in slots if slot.number in self.ended]
+        """Finish the episodes that are over → the slots that go on, with the prompts of their next turns."""
+        over = [slot for slot in slots if self._is_over(slot)]
+        for slot in over:
+            self._finish(slot)
         self.engine.release([slot.number for slot in over])
         self.close(over)
-        return going
+        return [slot for slot in slots if slot.number not in self.ended]
 
     def close(self, slots: Sequence[EpisodeSlot]) -> None:
-        """Close the slots' sessions. One that cannot be closed is warned of."""
+        """Close the slots' sessions. An error in closing is a warning."""
         holding = [slot for slot in slots if slot.now.session]
         for slot in holding:
             slot.now.given_up = True
-        said = run_all([slot.now.close for slot in holding], self.rules.step_timeout, self.rules.workers)
-        for slot, error in zip(holding, said, strict=True):
+        results = run_all([slot.now.close for slot in holding], self.rules.step_timeout, self.rules.workers)
+        for slot, error in zip(holding, results, strict=True):
             if isinstance(error, BaseException):
                 warnings.warn(f"closing a session of {slot.task.id}: {_in_words(error)}", stacklevel=2)
 
     # ------------------------------------------------------------------ sessions
 
-    def _ask(
+    def _observe(
         self, slots: Sequence[EpisodeSlot], calls: Sequence[Callable[[], object]]
-    ) -> tuple[list[Observation], list[EpisodeSlot], list[EpisodeSlot]]:
-        """Call each slot's session → (observations, their slots, slots to open again)."""
-        observations, playing, lost = list[Observation](), list[EpisodeSlot](), list[tuple[EpisodeSlot, str]]()
+    ) -> tuple[list[tuple[EpisodeSlot, Observation]], list[EpisodeSlot]]:
+        """Call each slot's session → (slots with their observations, slots to open again after a failure)."""
+        observations, failures = list[tuple[EpisodeSlot, Observation]](), list[tuple[EpisodeSlot, str]]()
         answers = run_all(calls, self.rules.step_timeout, self.rules.workers)
         for slot, answer in zip(slots, answers, strict=True):
             if isinstance(answer, UserError):
                 raise answer
             if isinstance(answer, BaseException):
-                lost.append((slot, _in_words(answer)))
+                failures.append((slot, _in_words(answer)))
             elif not isinstance(answer, Observation):
-                lost.append((slot, f"the session answered {type(answer).__name__} instead of an Observation"))
+                failures.append((slot, f"the session returned {type(answer).__name__} instead of an Observation"))
             else:
-                observations.append(answer)
-                playing.append(slot)
-        return observations, playing, self._retry_or_fail(lost)
+                observations.append((slot, answer))
+        return observations, self._retry(failures)
 
-    def _retry_or_fail(self, lost: Sequence[tuple[EpisodeSlot, str]]) -> list[EpisodeSlot]:
-        """Clear the slots of failed sessions → those to open again."""
+    def _retry(self, failures: Sequence[tuple[EpisodeSlot, str]]) -> list[EpisodeSlot]:
+        """Close failed sessions → the slots to open again. An episode out of retries is marked ``failed``."""
         again = []
-        for slot, _ in lost:
+        for slot, _ in failures:
             slot.now.given_up = True
-        self.close([slot for slot, _ in lost])
-        self.engine.release([slot.number for slot, _ in lost])
-        for slot, wrong in lost:
+        self.close([slot for slot, _ in failures])
+        self.engine.release([slot.number for slot, _ in failures])
+        for slot, error in failures:
             slot.failures += 1
             if slot.failures <= self.rules.retries:
                 again.append(slot)
                 continue
             episode = slot.now.episode or Episode(slot.task, slot.group, slot.index, Observation(""))
-            episode.failed = wrong
+            episode.failed = error
             self.ended[slot.number] = episode
-            warnings.warn(f"task {slot.task.id} failed {slot.failures} times and is left out: {wrong}", stacklevel=2)
+            warnings.warn(f"task {slot.task.id} failed {slot.failures} times and is left out: {error}", stacklevel=2)
         return again
 
     def _reset(self, attempt: Attempt, task: Task) -> object:
         session = self.environment.session(task)
         attempt.session.append(session)
-        if attempt.given_up:  # opening it took too long; nobody waits for an answer
+        if attempt.given_up:  # opening took longer than the time limit
             attempt.close()
             return None
         return session.reset()
 
     # ------------------------------------------------------------------ turns
 
-    def _prompt(self, slot: EpisodeSlot) -> None:
-        student, teacher = self.prompter.prompts(self.environment, slot.episode)
+    def _next_prompt(self, slot: EpisodeSlot) -> None:
         now = slot.now
-        now.tokens = [*now.tokens, *student] if self.prompter.history == "conversation" else student
-        now.new = student, teacher
+        now.prompt, now.teacher_prompt = self.prompter.prompts(self.environment, slot.episode)
+        now.tokens = [*now.tokens, *now.prompt] if self.prompter.history == "conversation" else now.prompt
 
-    def _goes_on(self, slot: EpisodeSlot) -> bool:
+    def _turn(self, slot: EpisodeSlot, completion: Completion) -> Turn:
+        now = slot.now
+        text = self.prompter.decode(completion.tokens)
+        action, valid = self.environment.parse(text)
+        now.tokens = [*now.tokens, *completion.tokens]
+        return Turn(
+            now.prompt,
+            completion.tokens,
+            completion.logprobs,
+            text,
+            action,
+            valid,
+            Observation(""),  # until the session has answered
+            now.teacher_prompt,
+        )
+
+    def _is_over(self, slot: EpisodeSlot) -> bool:
+        """Whether the episode ends here. If it goes on, the slot has the prompt of its next turn."""
         episode = slot.episode
-        if not episode.turns[-1].observation.done and len(episode.turns) < self.rules.max_turns:
-            self._prompt(slot)
-            if not self.prompter.full(slot.now.tokens, episode):
-                return True
-            episode.overflow = True
+        if episode.turns[-1].observation.done or len(episode.turns) >= self.rules.max_turns:
+            return True
+        self._next_prompt(slot)
+        episode.overflow = self.prompter.full(slot.now.tokens, episode)
+        return episode.overflow
+
+    def _finish(self, slot: EpisodeSlot) -> None:
+        episode = slot.episode
         episode.penalty = self.rules.invalid_penalty * sum(not turn.valid for turn in episode.turns)
         self.ended[slot.number] = episode
         if self.progress is not None:
             self.progress(episode)
-        return False
-
-    def _turn(self, slot: EpisodeSlot, completion: Completion) -> Turn:
-        student, teacher = slot.now.new
-        text = self.prompter.decode(completion.tokens)
-        action, valid = self.environment.parse(text)
-        slot.now.tokens = [*slot.now.tokens, *completion.tokens]
-        return Turn(student, completion.tokens, completion.logprobs, text, action, valid, Observation(""), teacher)
 
 
 def _step(attempt: Attempt, action: str) -> object:

@@ -1,7 +1,7 @@
-"""The project's words as plain data: Task, Skill, Message, Observation, Turn, Episode.
+"""The glossary as code: Message, Task, Skill, Observation, Turn, Episode.
 
-Standard library only, so that environments and skills import no torch. Left out on purpose:
-anything about tensors (batch.py), chat templates (prompts.py) and sampling (engines/).
+Standard library only, so that environments and skills import no torch. Left out: tensors (batch.py), chat templates
+(prompts.py) and sampling (engines/). docs/glossary.md has all words.
 """
 
 from __future__ import annotations
@@ -24,8 +24,14 @@ class Message:
 class Task:
     """One thing to do in an environment.
 
-    ``kind`` is explicit metadata: skills are retrieved by it and never by guessing from a prompt.
-    ``text`` is the goal in words. ``data`` is the environment's own (a seed, a path).
+    Args:
+        id: unique name within the environment.
+        kind: explicit category. Skills are retrieved by the kind and never by guessing from a prompt.
+        text: the goal in words.
+        data: the environment's own payload (a random seed, a path); ignored in comparisons.
+
+    Example:
+        Task(id="train/17", kind="heat", text="put a hot mug in the cupboard.", data=17)
     """
 
     id: str
@@ -36,7 +42,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Skill:
-    """One piece of privileged advice. ``kinds`` empty means it is general: it helps every task."""
+    """One piece of privileged advice.
+
+    Args:
+        name: the name by which retrievers and logs refer to the skill.
+        description: one line for retrievers that match words.
+        kinds: the kinds of task that the skill helps. Empty: a general skill, for every task.
+        text: the advice itself, as the teacher reads it.
+    """
 
     name: str
     description: str
@@ -46,11 +59,17 @@ class Skill:
 
 @dataclass(frozen=True)
 class Observation:
-    """What a session answers to ``reset`` or to an action.
+    """A session's answer to ``reset`` or to an action.
 
-    ``text`` is exactly the environment's feedback; ``admissible`` the commands that would be
-    understood now (empty where an environment has no such list). ``reward`` belongs to the action
-    just taken. ``done`` ends the session; ``success`` says that the task is fulfilled.
+    Args:
+        text: exactly the environment's feedback.
+        admissible: the commands that the environment would understand now. Empty where it keeps no such list.
+        reward: the reward of the action just taken.
+        done: whether the session has ended.
+        success: whether the task is fulfilled.
+
+    Example:
+        Observation("You open the fridge 1.", admissible=("look", "go to shelf 1"))
     """
 
     text: str
@@ -62,11 +81,25 @@ class Observation:
 
 @dataclass
 class Turn:
-    """One prompt–response exchange, in tokens (what was sampled is what is trained on).
+    """One prompt–response exchange in tokens. The sampled tokens are the tokens trained on.
 
-    ``prompt`` holds the student's prompt tokens *new* in this turn: the whole prompt in ``windowed``
-    history, only what follows the previous response in ``conversation`` history.
-    ``teacher_prompt`` is the same with privileged context, empty where there is none.
+    Args:
+        prompt: the student's prompt tokens that are *new* in this turn: the whole prompt in ``windowed`` history,
+            in ``conversation`` history only the tokens that follow the previous response.
+        response: the sampled tokens, the end token included if one was sampled.
+        logprobs: the engine's log-prob of each response token.
+        text: the response, decoded without special tokens.
+        action: the action that the environment parsed from ``text``.
+        valid: whether ``text`` kept the format.
+        observation: the environment's answer to ``action``.
+        teacher_prompt: the teacher's new prompt tokens. None: the same as ``prompt``, because there is no privileged
+            context, or because the conversation's first turn holds it already.
+
+    Example:
+        A conversation whose teacher reads a skill, S0 being its tokens and E the end token::
+
+            Turn(prompt=[P0, P1],     response=[R0, E], logprobs=[-0.1, -0.2], teacher_prompt=[S0, P0, P1], ...)
+            Turn(prompt=[O0, O1, O2], response=[R1, E], logprobs=[-0.3, -0.1], teacher_prompt=None, ...)
     """
 
     prompt: list[int]
@@ -76,33 +109,53 @@ class Turn:
     action: str
     valid: bool
     observation: Observation
-    teacher_prompt: list[int] = field(default_factory=list)
+    teacher_prompt: list[int] | None = None
 
     @property
     def reward(self) -> float:
+        """The environment's reward for this turn's action."""
         return self.observation.reward
 
 
 @dataclass
 class Episode:
-    """One finished play of a task by the policy. ``group`` numbers the episodes of one task."""
+    """One finished play of a task by the policy.
+
+    Args:
+        task: the task played.
+        group: number of the group; the episodes of one task form a group.
+        index: number of the episode within its group.
+        first: the observation that ``reset`` returned.
+        turns: the exchanges, in order.
+        context: the privileged context, which only the teacher reads.
+        student_context: the context shown to the student as well (Skill-GRPO, measuring the teacher).
+        failed: the last error of a session that failed too often; empty for an episode that counts.
+        penalty: subtracted from the reward for invalid actions.
+        overflow: whether the episode ended because the conversation outgrew a prompt limit.
+
+    Example:
+        The second of the episodes of group 3, which wins in two turns::
+
+            Episode(task, group=3, index=1, first=Observation("You are in the kitchen."), turns=[turn_0, turn_1])
+    """
 
     task: Task
     group: int
     index: int
     first: Observation
     turns: list[Turn] = field(default_factory=list)
-    context: str = ""  # what only the teacher reads
-    student_context: str = ""  # what the student is shown too (Skill-GRPO, measuring the teacher)
+    context: str = ""
+    student_context: str = ""
     failed: str = ""
     penalty: float = 0.0
-    overflow: bool = False  # ended because the conversation outgrew the prompt limit
+    overflow: bool = False
 
     @property
     def success(self) -> bool:
+        """Whether the last observation reports success."""
         return bool(self.turns) and self.turns[-1].observation.success
 
     @property
     def reward(self) -> float:
-        """Sum of the environment's rewards less the penalties for invalid actions."""
+        """Sum of the environment's rewards less the penalty for invalid actions."""
         return sum(turn.reward for turn in self.turns) - self.penalty

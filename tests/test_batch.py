@@ -59,7 +59,7 @@ def test_other_tokens_for_the_teacher_are_an_error(monkeypatch: pytest.MonkeyPat
 
 def test_collate() -> None:
     rows = [*rows_of(an_episode(), 5, "conversation"), *rows_of(an_episode(), 6, "windowed")[1:2]]
-    rows[0].advantage, rows[1].advantage = 1.5, -0.5
+    rows[0].advantages, rows[1].advantages = [1.5] * 6, [-0.5] * 2
     rows[0].teacher_logprobs, rows[1].teacher_logprobs = [-0.1] * 6, [-0.2] * 2
     rows[0].old_logprobs = [-0.3] * 6  # the other row has none
     batch = collate(rows, pad=9)
@@ -75,8 +75,8 @@ def test_collate() -> None:
     assert batch.episodes.tolist() == [5, 6]
     assert batch.groups.tolist() == [3, 3]
     assert batch.advantages.tolist() == [[1.5] * 6, [-0.5] * 2 + [0.0] * 4]
-    rows[0].shaped = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
-    torch.testing.assert_close(collate(rows).advantages[0], torch.tensor(rows[0].shaped))
+    rows[0].advantages = [0.1, 0.2, 0.3, 0.4, 0.5, 0.6]
+    torch.testing.assert_close(collate(rows).advantages[0], torch.tensor(rows[0].advantages))
     assert batch.engine_logprobs[1].tolist() == [-1.0, -1.0, 0, 0, 0, 0]
     assert batch.teacher_logprobs is not None
     torch.testing.assert_close(batch.teacher_logprobs[1], torch.tensor([-0.2, -0.2, 0, 0, 0, 0]))
@@ -130,7 +130,7 @@ def test_a_batch_moves_whole() -> None:
 def test_pack(budget: int) -> None:
     rng = random.Random(budget)
     rows = [Row(n, 0, [0] * rng.randint(1, 60), [], [], []) for n in range(50)]
-    bins = pack(rows, budget)
+    bins = [[rows[i] for i in chunk] for chunk in pack(rows, budget)]
     assert sorted(row.episode for part in bins for row in part) == list(range(50)), "every row once"
     for part in bins:
         padded = len(part) * max(len(row.tokens) for row in part)

@@ -188,10 +188,10 @@ def test_advantages_are_the_groups(make_policy: MakePolicy) -> None:
     random.Random(1).shuffle(rows)
     set_advantages(rows, episodes, GroupAdvantage(scale="none"))
     wanted = {0: 2 / 3, 1: -1 / 3, 2: -1 / 3, 3: 1.0, 4: -1.0}
-    assert all(row.advantage == pytest.approx(wanted[row.episode]) for row in rows)
+    assert all(row.advantages[0] == pytest.approx(wanted[row.episode]) for row in rows)
     set_advantages(rows, episodes, GroupAdvantage())
     deviation = (1 / 3) ** 0.5  # of 1, 0, 0, with n − 1
-    assert {row.episode: row.advantage for row in rows}[0] == pytest.approx(2 / 3 / deviation, rel=1e-4)
+    assert {row.episode: row.advantages[0] for row in rows}[0] == pytest.approx(2 / 3 / deviation, rel=1e-4)
 
 
 # ---------------------------------------------------------------------- several ranks
@@ -229,7 +229,7 @@ def test_a_whole_batch_is_that_of_all_ranks(advantage: BatchAdvantage, monkeypat
         episodes = [episode for episode in EPISODES if episode.group in groups]
         rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, "windowed")]
         set_advantages(rows, episodes, advantage)
-        return {(row.group, episodes[row.episode].index): row.advantage for row in rows}
+        return {(row.group, episodes[row.episode].index): row.advantages[0] for row in rows}
 
     alone = advantages((0, 1, 2))
     assert sum(alone.values()) != 0

@@ -1,11 +1,11 @@
-"""Dynamic sampling (DAPO, 2503.14476): groups whose rewards are all equal give way to others.
+"""roll_out(): an iteration's groups, with dynamic sampling (DAPO, 2503.14476) as an option.
 
-Their advantages are 0, so that they teach the policy loss nothing and only thin out what the others teach. They are
-dropped, and other tasks are rolled out in their place, up to ``max_refills`` times; a place that is still without
-different rewards then stays empty. What is dropped is dropped whole: its distillation and its reference KL, too, where
-the objective has these – the gate works on groups of equal rewards as on any other.
+Dynamic sampling drops a group whose rewards are all equal: its advantages are 0, so that it teaches the policy loss
+nothing. Another task is rolled out in its place, up to ``max_refills`` times; a group that still has equal rewards then
+stays out. A dropped group is dropped whole, with its distillation and its reference KL: the gate would have learnt from
+it.
 
-Left out: sampling more groups than are needed ahead of time, as DAPO does to keep its engine busy.
+Left out: sampling more groups than needed ahead of time, as DAPO does to keep its engine busy.
 """
 
 from __future__ import annotations
@@ -16,23 +16,31 @@ from dataclasses import dataclass, field
 from sdar_pl.errors import UserError
 from sdar_pl.types import Episode
 
-#: (round, places to fill) → what was played; round 0 is the iteration's own
-Roll = Callable[[int, Sequence[int]], list[Episode]]
+#: (round, numbers of the groups to play) → their episodes. Round 0 is the iteration's own, the others are refills.
+PlayGroups = Callable[[int, Sequence[int]], list[Episode]]
 
 
 @dataclass
-class Sampled:
-    """What one rank rolled out for an iteration."""
+class Rollout:
+    """One rank's episodes of an iteration.
 
-    episodes: list[Episode] = field(default_factory=list)  # to train on
-    dropped: list[Episode] = field(default_factory=list)  # of groups whose rewards are all equal
+    Args:
+        episodes: the episodes to train on, sorted by group and index.
+        dropped: episodes of groups whose rewards are all equal.
+        failed: episodes whose sessions failed too often.
+        dropped_groups: number of groups dropped.
+        refills: number of groups rolled out in place of dropped ones.
+    """
+
+    episodes: list[Episode] = field(default_factory=list)
+    dropped: list[Episode] = field(default_factory=list)
     failed: list[Episode] = field(default_factory=list)
     dropped_groups: int = 0
-    refills: int = 0  # groups rolled out in the place of others
+    refills: int = 0
 
 
 def check(max_refills: int, group_size: int) -> None:
-    """Raises ``UserError`` where there is nothing to be refilled."""
+    """Raises ``UserError`` for a number of refills that cannot be."""
     if max_refills < 0:
         raise UserError(f"data.max_refills: {max_refills} must be 0 or more")
     if max_refills and group_size < 2:
@@ -41,23 +49,23 @@ def check(max_refills: int, group_size: int) -> None:
         )
 
 
-def sample(roll: Roll, places: Iterable[int], max_refills: int) -> Sampled:
-    """Fill every place with a group. ``max_refills`` 0 takes all groups as they come.
+def roll_out(play_groups: PlayGroups, groups: Iterable[int], max_refills: int = 0) -> Rollout:
+    """Play every group once; with ``max_refills``, replace groups whose rewards are all equal.
 
-    A place is filled without regard to the others (tasks.py), so ranks need not agree on anything.
+    Which task replaces a group depends on the group's number alone (tasks.py), so that no communication is needed.
     """
-    found, waiting = Sampled(), list(places)
-    for number in range(max_refills + 1):
-        found.refills += len(waiting) if number else 0
-        played = roll(number, waiting)
-        found.failed += [episode for episode in played if episode.failed]
-        usable = [episode for episode in played if episode.turns and not episode.failed]
-        flat = [place for place in waiting if len({e.reward for e in usable if e.group == place}) < 2]
-        waiting = flat if max_refills else []
-        found.episodes += [episode for episode in usable if episode.group not in waiting]
-        found.dropped += [episode for episode in usable if episode.group in waiting]
-        found.dropped_groups += len(waiting)
+    rollout, waiting = Rollout(), list(groups)
+    for round_ in range(max_refills + 1):
+        rollout.refills += len(waiting) if round_ else 0
+        played = play_groups(round_, waiting)
+        rollout.failed += [episode for episode in played if episode.failed]
+        good = [episode for episode in played if episode.turns and not episode.failed]
+        equal = [group for group in waiting if len({e.reward for e in good if e.group == group}) < 2]
+        waiting = equal if max_refills else []
+        rollout.episodes += [episode for episode in good if episode.group not in waiting]
+        rollout.dropped += [episode for episode in good if episode.group in waiting]
+        rollout.dropped_groups += len(waiting)
         if not waiting:
             break
-    found.episodes.sort(key=lambda episode: (episode.group, episode.index))
-    return found
+    rollout.episodes.sort(key=lambda episode: (episode.group, episode.index))
+    return rollout

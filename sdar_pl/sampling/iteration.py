@@ -1,7 +1,7 @@
-"""Iteration: what one rollout made, and its plain form for checkpoints.
+"""Iteration: the rollouts of one epoch, and their form in checkpoints.
 
-A checkpoint inside an iteration holds the rollouts of all ranks, as tensors and JSON (``torch.load`` with
-``weights_only`` reads nothing else). On another number of ranks the groups are dealt anew: groups stay whole.
+A checkpoint inside an iteration holds the rollouts of all ranks as tensors and JSON, because ``torch.load`` with
+``weights_only`` reads nothing else. On another number of ranks the groups are redistributed; each stays whole.
 """
 
 from __future__ import annotations
@@ -16,55 +16,75 @@ import torch
 from sdar_pl.batch import Batch, Row, uncollate
 from sdar_pl.types import Episode, Observation, Task, Turn
 
-#: fields of an Iteration that are lists of episodes
+#: Fields of an Iteration that are lists of episodes.
 EPISODES = ("episodes", "failed", "dropped")
 
 
 @dataclass
 class Iteration:
-    """What one rollout made: belongs to one epoch and one version of the policy."""
+    """One rank's rollouts of one epoch, scored: they belong to one version of the policy.
+
+    Args:
+        epoch: number of the iteration, from 0.
+        episodes: the episodes to train on.
+        batches: the micro-batches of the update.
+        accumulate: micro-batches of an optimizer step.
+        rollout_s: seconds of the rollout.
+        score_s: seconds of scoring.
+        generated: tokens that the engine sampled.
+        prefilled: prompt tokens that the engine read.
+        failed: episodes whose sessions failed too often.
+        dropped: episodes played but not trained on (dynamic_sampling.py).
+        dropped_groups: number of groups dropped.
+        refills: number of groups rolled out in place of dropped ones.
+        restored: whether the iteration comes from a checkpoint.
+    """
 
     epoch: int
     episodes: list[Episode]
     batches: list[Batch]
-    accumulate: int  # micro-batches an optimizer step
+    accumulate: int
     rollout_s: float = 0.0
     score_s: float = 0.0
     generated: int = 0
     prefilled: int = 0
     failed: list[Episode] = field(default_factory=list)
-    dropped: list[Episode] = field(default_factory=list)  # played, but not trained on (dynamic_sampling.py)
+    dropped: list[Episode] = field(default_factory=list)
     dropped_groups: int = 0
     refills: int = 0
+    restored: bool = False
 
-    def plain(self) -> dict[str, Any]:
-        """Tensors, numbers and bytes; ``from_plain`` takes it back."""
-        known = {f.name: getattr(self, f.name) for f in fields(self)}
+    def to_plain(self) -> dict[str, Any]:
+        """Tensors, numbers and bytes, from which ``from_plain`` restores the iteration."""
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in EPISODES:
-            words = json.dumps([asdict(episode) for episode in known[name]], default=lambda _: None).encode()
-            known[name] = torch.frombuffer(bytearray(words), dtype=torch.uint8)
-        known["batches"] = [_plain(batch) for batch in self.batches]
-        return known
+            text = json.dumps([asdict(episode) for episode in values[name]], default=lambda _: None).encode()
+            values[name] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
+        values["batches"] = [_batch_to_plain(batch) for batch in self.batches]
+        return values
 
     @classmethod
-    def from_plain(cls, known: dict[str, Any]) -> Iteration:
-        """What ``plain`` gave, save the tasks' own ``data``: nobody plays them again."""
-        read = dict(known)
+    def from_plain(cls, plain: dict[str, Any]) -> Iteration:
+        """The iteration that ``to_plain`` wrote, without the tasks' ``data``: the tasks are not played again."""
+        values = {**plain, "restored": True}
         for name in EPISODES:
-            read[name] = [_episode(words) for words in json.loads(known[name].numpy().tobytes())]
-        read["batches"] = [_batch(values) for values in known["batches"]]
-        return cls(**read)
+            values[name] = [_episode(record) for record in json.loads(plain[name].numpy().tobytes())]
+        values["batches"] = [_batch_from_plain(batch) for batch in plain["batches"]]
+        return cls(**values)
 
 
 def restore(ranks: Sequence[dict[str, Any]], rank: int, world: int) -> tuple[Iteration, list[Row]]:
-    """What ``ranks`` have saved → one rank's share: the iteration as it was or, where the number of ranks is another,
-    without batches and with the rows to make them of."""
+    """One rank's share of an iteration that ``ranks`` (``to_plain`` of each) have saved.
+
+    Same number of ranks: the iteration unchanged, and []. Another number: the iteration without batches, and the rows
+    to rebuild them from.
+    """
     parts = [Iteration.from_plain(part) for part in ranks]
-    return (parts[rank], []) if len(parts) == world else dealt(parts, rank, world)
+    return (parts[rank], []) if len(parts) == world else redistribute(parts, rank, world)
 
 
-def dealt(parts: Sequence[Iteration], rank: int, world: int) -> tuple[Iteration, list[Row]]:
-    """One rank's share of an iteration that other ranks have played → (it without batches, its rows)."""
+def redistribute(parts: Sequence[Iteration], rank: int, world: int) -> tuple[Iteration, list[Row]]:
+    """One rank's share of an iteration that another number of ranks has played: without batches, and its rows."""
     episodes, failed, dropped, rows = list[Episode](), list[Episode](), list[Episode](), list[Row]()
     for part in parts:
         for row in (row for batch in part.batches for row in uncollate(batch)):
@@ -74,35 +94,37 @@ def dealt(parts: Sequence[Iteration], rank: int, world: int) -> tuple[Iteration,
         episodes += part.episodes
         failed += [episode for episode in part.failed if episode.group % world == rank]
         dropped += [episode for episode in part.dropped if episode.group % world == rank]
-    # Rows name their episodes by place: keep this rank's, in the order in which it would have played them.
+    # Row.episode indexes the rank's episodes: keep this rank's, in the order in which it would have played them.
     mine = [i for i, episode in enumerate(episodes) if episode.group % world == rank]
     mine.sort(key=lambda i: (episodes[i].group, episodes[i].index))
-    place = {old: new for new, old in enumerate(mine)}
+    index = {old: new for new, old in enumerate(mine)}
     for row in rows:
-        row.episode = place[row.episode]
+        row.episode = index[row.episode]
     rows.sort(key=lambda row: (row.episode, row.turns[:1]))
-    iteration = Iteration(parts[0].epoch, [episodes[i] for i in mine], [], 1, failed=failed, dropped=dropped)
-    if rank == 0:  # what is summed over ranks
+    kept = [episodes[i] for i in mine]
+    iteration = Iteration(parts[0].epoch, kept, [], 1, failed=failed, dropped=dropped, restored=True)
+    if rank == 0:  # counts that are summed over ranks when they are logged
         for name in ("generated", "prefilled", "dropped_groups", "refills"):
             setattr(iteration, name, sum(getattr(part, name) for part in parts))
     iteration.rollout_s, iteration.score_s = (max(getattr(p, n) for p in parts) for n in ("rollout_s", "score_s"))
     return iteration, rows
 
 
-def _plain(batch: Batch) -> dict[str, Any]:
-    reading = None if batch.reading is None else _plain(batch.reading)
-    return {**vars(batch), "reading": reading}
+def _batch_to_plain(batch: Batch) -> dict[str, Any]:
+    teacher = None if batch.teacher_batch is None else _batch_to_plain(batch.teacher_batch)
+    return {**vars(batch), "teacher_batch": teacher}
 
 
-def _batch(values: dict[str, Any]) -> Batch:
-    reading = None if values["reading"] is None else _batch(values["reading"])
-    return Batch(**{**values, "reading": reading})
+def _batch_from_plain(values: dict[str, Any]) -> Batch:
+    teacher = None if values["teacher_batch"] is None else _batch_from_plain(values["teacher_batch"])
+    return Batch(**{**values, "teacher_batch": teacher})
 
 
-def _episode(words: dict[str, Any]) -> Episode:
-    turns = [Turn(**{**turn, "observation": _observation(turn["observation"])}) for turn in words["turns"]]
-    return Episode(**{**words, "task": Task(**words["task"]), "first": _observation(words["first"]), "turns": turns})
+def _episode(record: dict[str, Any]) -> Episode:
+    turns = [Turn(**{**turn, "observation": _observation(turn["observation"])}) for turn in record["turns"]]
+    first = _observation(record["first"])
+    return Episode(**{**record, "task": Task(**record["task"]), "first": first, "turns": turns})
 
 
-def _observation(words: dict[str, Any]) -> Observation:
-    return Observation(**{**words, "admissible": tuple(words["admissible"])})
+def _observation(record: dict[str, Any]) -> Observation:
+    return Observation(**{**record, "admissible": tuple(record["admissible"])})

@@ -1,6 +1,6 @@
-"""Which tasks are played, and the random streams of their episodes: functions of (seed, epoch, round) alone.
+"""The tasks of an iteration and of a panel, and the random streams of episodes: functions of (seed, epoch, round) alone.
 
-So there is no cursor and no random state to save, and neither the number of ranks nor what was played before matters.
+Hence a checkpoint holds no cursor and no random state, and neither the number of ranks nor earlier iterations matter.
 """
 
 from __future__ import annotations
@@ -12,14 +12,23 @@ import numpy as np
 from sdar_pl.errors import UserError
 from sdar_pl.types import Task
 
-#: second word of every random seed, so that training and evaluation never share a stream
+#: Second entry of every seed sequence (seed, PURPOSE, …): keeps training, evaluation and shuffling streams apart.
 TRAIN, EVALUATE, SHUFFLE, UPDATE, REFILL = 0, 1, 2, 3, 4
 
 
 def draw(total: int, epoch: int, count: int, seed: int, refill: int = 0) -> tuple[list[int], tuple[int, ...]]:
-    """An iteration's tasks → (index of each group's task, first words of its episodes' random streams).
+    """The index of each group's task, and the beginning of its episodes' seed sequences.
 
-    ``total``: tasks of the split. ``refill``: 0 for the iteration's own round, then the rounds of dynamic sampling.
+    Args:
+        total: number of tasks in the split.
+        epoch: number of the iteration.
+        count: groups an iteration.
+        seed: the run's seed.
+        refill: 0 for the iteration's own round, then the number of the refill (dynamic_sampling.py).
+
+    Example:
+        draw(total=100, epoch=7, count=2, seed=0) → ([41, 8], (0, TRAIN, 7)): group 1 plays task 8, and its episode 3
+        samples from the stream (0, TRAIN, 7, 1, 3).
     """
     if refill:
         return refill_order(total, epoch, count, seed, refill), (seed, REFILL, epoch, refill)
@@ -27,7 +36,7 @@ def draw(total: int, epoch: int, count: int, seed: int, refill: int = 0) -> tupl
 
 
 def task_order(total: int, epoch: int, count: int, seed: int) -> list[int]:
-    """Indices of the tasks of iteration ``epoch``: the split is gone through in a new random order each pass."""
+    """Indices of the tasks of an iteration. Each pass through the split has a random order of its own."""
     chosen: list[int] = []
     cursor = epoch * count
     while len(chosen) < count:
@@ -40,20 +49,29 @@ def task_order(total: int, epoch: int, count: int, seed: int) -> list[int]:
 
 
 def refill_order(total: int, epoch: int, count: int, seed: int, number: int) -> list[int]:
-    """Indices of the tasks of round ``number`` (from 1), one for each group, whether it is refilled or not.
+    """Indices of the tasks of refill ``number`` (from 1), one for each group, whether it is refilled or not.
 
-    They are the split's other tasks in random order; none comes again before all have. The pass through the split
-    that ``task_order`` makes is not touched.
+    The tasks are the split's others in random order; none repeats before all have been drawn. ``task_order``'s passes
+    through the split are not affected.
     """
     own = set(task_order(total, epoch, count, seed))
     order = [int(i) for i in np.random.default_rng([seed, REFILL, epoch]).permutation(total)]
     others = [i for i in order if i not in own] or order
     first = (number - 1) * count
-    return [others[place % len(others)] for place in range(first, first + count)]
+    return [others[i % len(others)] for i in range(first, first + count)]
 
 
-def panel(tasks: Sequence[Task], count: int | None) -> list[Task]:
-    """``count`` tasks of a split (None: all), the same for every seed. Raises ``UserError`` if it has not so many."""
+def optimizer_steps(count: int, epoch: int, steps: int, seed: int) -> dict[int, int]:
+    """The optimizer step of each of ``count`` groups: a random order, dealt out to ``steps`` steps in turn.
+
+    The step of a row depends on its group alone and is hence the same for any number of ranks.
+    """
+    order = np.random.default_rng([seed, SHUFFLE, epoch]).permutation(count)
+    return {int(group): i % steps for i, group in enumerate(order)}
+
+
+def choose_panel(tasks: Sequence[Task], count: int | None) -> list[Task]:
+    """``count`` tasks of a split (None: all), the same for every seed. Raises ``UserError`` if there are fewer."""
     if count is None:
         return list(tasks)
     if not 1 <= count <= len(tasks):

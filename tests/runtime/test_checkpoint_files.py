@@ -118,7 +118,7 @@ def some_rows(history: str) -> tuple[list[Episode], list[Row]]:
     episodes = [replace(an_episode(), group=group, index=index) for group in range(6) for index in range(2)]
     rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, history)]
     for number, row in enumerate(rows):
-        row.advantage = number / 8
+        row.advantages = [number / 8] * len(row.positions)
         row.old_logprobs, row.teacher_logprobs = (
             [value * part for value in row.engine_logprobs] for part in (1.5, 0.5)
         )
@@ -126,14 +126,13 @@ def some_rows(history: str) -> tuple[list[Episode], list[Row]]:
 
 
 def key(row: Row) -> tuple[Any, ...]:
-    shaped = row.shaped or [row.advantage] * len(row.positions)
     return (
         row.group,
         row.tokens,
         row.positions,
         row.turns,
         row.engine_logprobs,
-        shaped,
+        row.advantages,
         row.old_logprobs,
         row.teacher_logprobs,
         row.reference_logprobs,
@@ -163,9 +162,10 @@ def test_rollouts_are_dealt_to_any_number_of_ranks(history: str, world: int, lat
     parts = []
     for rank in range(2):
         played, made = share(rank, 2)
-        batches = [collate(chunk) for chunk in pack(made, 40)]
-        for batch, chunk in zip(batches, pack(made, 40), strict=True):
-            batch.reading = collate([row.as_teacher() for row in chunk]) if later else None
+        chunks = [[made[i] for i in chunk] for chunk in pack(made, 40)]
+        batches = [collate(chunk) for chunk in chunks]
+        for batch, chunk in zip(batches, chunks, strict=True):
+            batch.teacher_batch = collate([row.as_teacher() for row in chunk]) if later else None
         part = Iteration(4, played, batches, 1, generated=10, failed=[replace(played[0], failed="it hung")])
         part.dropped, part.dropped_groups, part.refills = [replace(played[0], index=7)], 2, 1
         parts.append(part)
