@@ -14,7 +14,7 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
-from sdar_pl.callbacks.trainer_access import data_of, iteration_of, module_of
+from sdar_pl.callbacks.trainer_access import iteration_of, module_of
 from sdar_pl.commands.export import write_adapter
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.checkpoint_files import same_file
@@ -58,7 +58,7 @@ class Checkpoints(Checkpoint):
                     path.unlink()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if iteration_of(trainer) is not data_of(trainer).resumed:
+        if not iteration_of(trainer).restored:
             # Lightning counts from 0 right after this hook; saved with the counts of the iteration before, it would
             # take this one for finished.
             inner = trainer.fit_loop.epoch_loop

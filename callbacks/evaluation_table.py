@@ -53,7 +53,7 @@ class EvaluationTable(L.Callback):
             "split": data.splits[stage],
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
             "context": data.evaluate_with_context,
-            "temperature": data.evaluation.temperature,
+            "temperature": data.evaluation_sampling.temperature,
             **rates(played["success"]),
             "reward": sums["reward"] / number,
             "turns": sums["turns"] / number,

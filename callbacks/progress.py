@@ -119,7 +119,7 @@ class Progress(ProgressBar):
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.ckpt_path:
-            kept = "its rollouts are kept" if data_of(trainer).resumed else "rolled out"
+            kept = "its rollouts are kept" if iteration_of(trainer).restored else "rolled out"
             self.print(f"resumed with iteration {trainer.current_epoch + 1} ({kept}) from {trainer.ckpt_path}")
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

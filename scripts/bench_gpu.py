@@ -58,7 +58,7 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
 
     from sdar_pl.batch import Row, collate, pack
     from sdar_pl.engines import Request, Sampling, TransformersEngine
-    from sdar_pl.objectives import GRPO, SDAR, LossInputs
+    from sdar_pl.objectives import GRPO, SDAR
     from sdar_pl.policy import LoRA, Policy
     from sdar_pl.scoring import score
     from sdar_pl.teachers import Current

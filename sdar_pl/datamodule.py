@@ -8,7 +8,6 @@ third. A group is whole on one rank, and every rank has the same number of micro
 from __future__ import annotations
 
 import time
-import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
@@ -19,6 +18,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
 from sdar_pl.batch import Batch, Row, micro_batches, rows_of
+from sdar_pl.checks import at_least
 from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
@@ -27,13 +27,13 @@ from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import PlayRules, play
-from sdar_pl.runtime.ranks import all_gather, gather_to_rank_zero, rank, world
-from sdar_pl.sampling import dynamic_sampling
+from sdar_pl.runtime.ranks import gather_to_rank_zero, rank, world
+from sdar_pl.sampling.compatibility import refuse_incompatible_parts
 from sdar_pl.sampling.contexts import add_hindsight_contexts, update_context_provider
 from sdar_pl.sampling.dynamic_sampling import roll_out
-from sdar_pl.sampling.iteration import Iteration, restore
-from sdar_pl.sampling.slots import EpisodeSlot
-from sdar_pl.sampling.tasks import EVALUATE, choose_panel, draw, optimizer_steps
+from sdar_pl.sampling.iteration import Iteration, refuse_empty, restore
+from sdar_pl.sampling.slots import panel_slots, training_slots
+from sdar_pl.sampling.tasks import choose_panel, draw, optimizer_steps
 from sdar_pl.scoring import score
 from sdar_pl.skills.providers import ContextProvider, NoContext
 from sdar_pl.teachers import Current, Teacher
@@ -101,26 +101,21 @@ class RolloutDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        for name, value in {
-            "tasks_per_iteration": tasks_per_iteration,
-            "steps_per_iteration": steps_per_iteration,
-            "micro_batch_tokens": micro_batch_tokens,
-            "group_size": group_size,
-        }.items():
-            if value < 1:
-                raise UserError(f"data.{name}: {value} must be 1 or more")
         if sampling.temperature == 0:
-            raise UserError("data.sampling.temperature: 0 draws the same episode every time; give more than 0")
-        dynamic_sampling.check(max_refills, group_size)
+            raise UserError("data.sampling.temperature: 0 samples the same episode every time; must be > 0")
+        if max_refills and group_size < 2:
+            raise UserError("data.max_refills: rewards in a group of one never differ; set it to 0 or raise group_size")
         advantage.validate(group_size)
         self.policy, self.objective = policy, objective
         self.teacher, self.teacher_refresh = teacher, teacher_refresh
         self.environment, self.engine, self.prompter = environment, engine, prompter
         self.context, self.advantage = context, advantage
         self.sampling, self.evaluation_sampling, self.rules = sampling, evaluation, play
-        self.tasks_per_iteration, self.group_size = tasks_per_iteration, group_size
-        self.max_refills, self.steps_per_iteration = max_refills, steps_per_iteration
-        self.micro_batch_tokens = micro_batch_tokens
+        self.tasks_per_iteration = at_least("data.tasks_per_iteration", tasks_per_iteration, 1)
+        self.group_size = at_least("data.group_size", group_size, 1)
+        self.max_refills = at_least("data.max_refills", max_refills, 0)
+        self.steps_per_iteration = at_least("data.steps_per_iteration", steps_per_iteration, 1)
+        self.micro_batch_tokens = at_least("data.micro_batch_tokens", micro_batch_tokens, 1)
         self.splits = {"train": train_split, "validate": validation_split, "test": test_split}
         self.panel_tasks, self.seed = panel_tasks, seed
         self.train_with_context, self.evaluate_with_context = train_with_context, evaluate_with_context
@@ -163,17 +158,13 @@ class RolloutDataModule(L.LightningDataModule):
         batches, accumulate = self._micro_batches(rows, epoch, bool(rollout.dropped))
         return Iteration(
             epoch,
-            rollout.episodes,
-            batches,
-            accumulate,
+            batches=batches,
+            accumulate=accumulate,
             rollout_s=rolled_out - began,
             score_s=time.perf_counter() - rolled_out,
             generated=self.engine.generated,
             prefilled=self.engine.prefilled,
-            failed=rollout.failed,
-            dropped=rollout.dropped,
-            dropped_groups=rollout.dropped_groups,
-            refills=rollout.refills,
+            **vars(rollout),
         )
 
     def _share(self, count: int) -> range:
@@ -183,26 +174,15 @@ class RolloutDataModule(L.LightningDataModule):
     def _play(self, epoch: int, refill: int, groups: Sequence[int]) -> list[Episode]:
         # In a refill of few episodes, a single failure would be a large share of them.
         rules = replace(self.rules, max_failed=1.0) if refill else self.rules
-        slots = self.slots(epoch, refill, groups)
+        tasks = self.environment.tasks(self.splits["train"])
+        chosen, stream = draw(len(tasks), epoch, self.tasks_per_iteration, self.seed, refill)
+        tasks_of = {group: tasks[chosen[group]] for group in groups}
+        slots = training_slots(tasks_of, self.group_size, stream, self.context, self.train_with_context)
         return play(self.environment, slots, self.engine, self.prompter, self.sampling, rules, self._progress)
 
     def _progress(self, episode: Episode) -> None:
         for listener in self.listeners:
             listener(episode)
-
-    def slots(self, epoch: int, refill: int, groups: Sequence[int]) -> list[EpisodeSlot]:
-        """The episodes to play: ``group_size`` for each group, in the iteration's own round (0) or in a refill."""
-        tasks = self.environment.tasks(self.splits["train"])
-        chosen, stream = draw(len(tasks), epoch, self.tasks_per_iteration, self.seed, refill)
-        slots = []
-        for group in groups:
-            task = tasks[chosen[group]]
-            context = self.context.provide(task)
-            for index in range(self.group_size):
-                number, seed = group * self.group_size + index, (*stream, group, index)
-                shown = context if self.train_with_context else ""
-                slots.append(EpisodeSlot(task, group, index, number, seed, context, student_context=shown))
-        return slots
 
     def _micro_batches(self, rows: Sequence[Row], epoch: int, dropped: bool) -> tuple[list[Batch], int]:
         """This rank's micro-batches, and how many make an optimizer step. ``dropped``: any group was dropped here."""
@@ -214,15 +194,7 @@ class RolloutDataModule(L.LightningDataModule):
             pad=self.policy.tokenizer.pad_token_id or 0,
             with_teacher=self.objective.needs_teacher and self.teacher_refresh == "step",
         )
-        if not any(batch.total_rows for batch in batches):
-            if not any(all_gather(dropped)):
-                raise UserError("data.environment: every episode of this iteration failed; nothing can be trained on")
-            if rank() == 0:
-                warnings.warn(
-                    "no group of an iteration has rewards that differ: nothing to learn from, its update is left out; "
-                    "other tasks, a higher data.sampling.temperature or more data.max_refills may help",
-                    stacklevel=2,
-                )
+        refuse_empty(batches, dropped)
         return batches, accumulate
 
     # ------------------------------------------------------------------ evaluation
@@ -244,10 +216,7 @@ class RolloutDataModule(L.LightningDataModule):
             as_teacher: play with the teacher's weights and the privileged context.
         """
         shown = as_teacher or self.evaluate_with_context
-        slots = [
-            EpisodeSlot(task, i, 0, i, (self.seed, EVALUATE, i), student_context=self.context.provide(task) * shown)
-            for i, task in numbered
-        ]
+        slots = panel_slots(numbered, self.seed, self.context if shown else NoContext())
         if as_teacher:
             self.teacher.begin(self.policy)
         with self.policy.whole(), self.teacher.view(self.policy) if as_teacher else nullcontext():
@@ -261,27 +230,12 @@ class RolloutDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Check the parts against each other before any work is done. Raises ``UserError``."""
-        if self.tasks_per_iteration < world():
-            raise UserError(
-                f"data.tasks_per_iteration: {self.tasks_per_iteration} groups cannot give each of {world()} ranks one; "
-                f"raise it to {world()} or more, or lower trainer.devices"
-            )
-        self.prompter.bind(self.policy.tokenizer)
-        self.objective.validate(context=not isinstance(self.context, NoContext))
-        if self.advantage.needs_anchors and self.prompter.history != "windowed":
-            raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
-        self.context.bind(self.environment, self.group_size)
         shown = self.train_with_context or self.evaluate_with_context
-        if shown and isinstance(self.context, NoContext):
-            raise UserError(
-                "data.train_with_context, data.evaluate_with_context: there is no context to show to the student; set "
-                "data.context, or both to false"
-            )
-        if shown and self.context.after_play:
-            raise UserError(
-                "data.train_with_context, data.evaluate_with_context: this context is made of finished episodes and "
-                "cannot be shown to a student that plays; set both to false"
-            )
+        refuse_incompatible_parts(
+            self.objective, self.advantage, self.prompter, self.context, shown, self.tasks_per_iteration
+        )
+        self.prompter.bind(self.policy.tokenizer)
+        self.context.bind(self.environment, self.group_size)
         if stage == "fit":
             self.environment.tasks(self.splits["train"])
         self.panel("test" if stage in ("test", "predict") else "validate")
@@ -317,7 +271,7 @@ class RolloutDataModule(L.LightningDataModule):
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
         state: dict[str, Any] = {"context": self.context.state_dict(), "iteration": None}
         if self.iteration is not None and self.iteration.epoch == epoch:
-            state["iteration"] = {"shape": self._rollout_key, "ranks": gather_to_rank_zero(self.iteration.to_plain())}
+            state["iteration"] = {"key": self._rollout_key, "ranks": gather_to_rank_zero(self.iteration.to_plain())}
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
@@ -332,15 +286,8 @@ class RolloutDataModule(L.LightningDataModule):
     def _restored(self, epoch: int) -> Iteration | None:
         """The checkpoint's rollouts, if they are of this epoch."""
         saved, self.saved = self.saved, None
-        if saved is None:
-            return None
-        if saved["shape"] != self._rollout_key:
-            warnings.warn("data has changed since the checkpoint: its rollouts are replaced by new ones", stacklevel=2)
-            return None
-        iteration, rows = restore(saved["ranks"], rank(), world())
-        if iteration.epoch != epoch:
-            return None
-        if not iteration.batches:
+        iteration, rows = restore(saved, self._rollout_key, epoch, rank(), world()) if saved else (None, [])
+        if iteration is not None and not iteration.batches:
             iteration.batches, iteration.accumulate = self._micro_batches(rows, epoch, bool(iteration.dropped))
         return iteration
 

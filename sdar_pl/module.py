@@ -7,21 +7,20 @@ objective turns it into a loss. Left out: rollouts (datamodule.py), gate statist
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import lightning as L
 import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from torch import Tensor
 
 from sdar_pl.batch import Batch
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.errors import UserError
-from sdar_pl.modeling.logprobs import LogProbs
-from sdar_pl.objectives import LossInputs, Objective
+from sdar_pl.objectives import Objective
 from sdar_pl.policy import Policy
-from sdar_pl.runtime.checkpoint_files import FACTS, check, facts
+from sdar_pl.runtime.checkpoint_files import RUN_FINGERPRINT, fingerprint_of_run, refuse_mismatch
 from sdar_pl.runtime.means import Means
 from sdar_pl.runtime.metrics_csv import MetricsCSV
 from sdar_pl.sampling.tasks import UPDATE
@@ -65,7 +64,7 @@ class SDARModule(L.LightningModule):
         teacher.check(policy)
         if objective.shapes_iteration and teacher_refresh == "step":
             raise UserError(
-                "model.teacher_refresh: this objective's advantages are made of a whole iteration at once, before its "
+                "model.teacher_refresh: this objective shapes the advantages of a whole iteration at once, before its "
                 "first step; set it to iteration"
             )
         self.policy, self.objective = policy, objective
@@ -73,7 +72,7 @@ class SDARModule(L.LightningModule):
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
         self.temperature, self.importance_cap = temperature, importance_cap
         self.strict_loading = False  # checkpoints hold trainable parameters only
-        self.means, self.evaluation = Means(), Means()
+        self.means, self.evaluation_means = Means(), Means()
         self.empty = False  # whether the optimizer step has no token on any rank
 
     # ------------------------------------------------------------------ set-up
@@ -100,19 +99,25 @@ class SDARModule(L.LightningModule):
         trained = {f"policy.{name}" for name, _ in self.policy.trained()}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["teacher"] = self.teacher.state_dict()
-        checkpoint[FACTS] = self._facts()
+        checkpoint[RUN_FINGERPRINT] = self._fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse what belongs to another model or method."""
         training = self.trainer.state.fn == "fit"
-        check(checkpoint, self._facts(), training)
+        refuse_mismatch(checkpoint, self._fingerprint(), training)
         if training:
             self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
             self.teacher.load_state_dict(checkpoint["teacher"])
 
-    def _facts(self) -> dict[str, Any]:
-        method = {"objective": self.objective, "advantage": self.data.advantage, "teacher": self.teacher}
-        return facts(self.policy, **method, teacher_refresh=self.teacher_refresh)
+    def _fingerprint(self) -> dict[str, Any]:
+        policy, lora = self.policy, self.policy.lora
+        method = {
+            "objective": self.objective,
+            "advantage": self.data.advantage,
+            "teacher": self.teacher,
+            "teacher_refresh": self.teacher_refresh,
+        }
+        return fingerprint_of_run(vars(policy.source), policy.fingerprint, None if lora is None else vars(lora), method)
 
     @property
     def data(self) -> RolloutDataModule:
@@ -130,42 +135,33 @@ class SDARModule(L.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """One micro-batch → loss and per-token records [B, R] for the callbacks."""
-        teacher, top_tokens, teacher_top = batch.teacher_logprobs, batch.top_tokens, batch.teacher_top
-        if batch.reading is not None:
-            teacher, _, teacher_top, top_tokens = self._read(batch.reading)
+        if batch.teacher_batch is not None:
+            batch = self._read_as_teacher(batch, batch.teacher_batch)
         student, entropy, student_top, _ = self.policy.logprobs(
-            batch, temperature=self.temperature, entropy=True, top=top_tokens
+            batch, temperature=self.temperature, entropy=True, top=batch.top_tokens
         )
-        behaviour = student.detach() if batch.old_logprobs is None else batch.old_logprobs
-        outputs = self.objective(
-            LossInputs(
-                student_logprobs=student,
-                mask=batch.mask,
-                advantages=self._advantages(batch, behaviour),
-                turns=batch.turns,
-                old_logprobs=batch.old_logprobs,
-                teacher_logprobs=teacher,
-                reference_logprobs=batch.reference_logprobs,
-                entropy=entropy,
-                student_top=student_top,
-                teacher_top=teacher_top,
-                total_tokens=batch.total_tokens or 1.0,
-                total_rows=batch.total_rows or 1.0,
-                iteration=self.trainer.current_epoch,
-                episodes=batch.episodes,
-                groups=batch.groups,
-                shaped=self.objective.shapes_iteration,
-            )
+        inputs = batch.loss_inputs(
+            student,
+            entropy=entropy,
+            student_top=student_top,
+            iteration=self.trainer.current_epoch,
+            shaped=self.objective.shapes_iteration,
         )
+        mismatch = (inputs.behaviour - batch.engine_logprobs) * batch.mask
+        if self.importance_cap is not None:
+            ratio = mismatch.exp().clamp(max=self.importance_cap)
+            inputs = replace(inputs, advantages=batch.advantages * ratio)
+        outputs = self.objective(inputs)
         micro_batches = self.trainer.accumulate_grad_batches
         for name, value in outputs.terms.items():
-            # The terms of a step sum over its micro-batches; a mean over (terms × their number) is the mean over steps.
+            # Each term is already divided by the whole step's tokens, so a step's value is the sum over its
+            # micro-batches. Multiplied by their number, the plain mean over micro-batches is the mean over steps.
             self.means.update(name, value * micro_batches, float(not self.empty))
         records = {
             "policy/entropy": entropy,
             "policy/clip_fraction": outputs.tokens.get("clipped"),
             "policy/approx_kl": outputs.tokens.get("approx_kl"),
-            "engine/logprob_mismatch": (behaviour - batch.engine_logprobs).abs() * batch.mask,
+            "engine/logprob_mismatch": mismatch.abs(),
         }
         for name, values in records.items():
             if values is not None:
@@ -173,12 +169,16 @@ class SDARModule(L.LightningModule):
         # Lightning divides by the number of micro-batches; the objective has counted the whole step's tokens already.
         return {"loss": outputs.loss * micro_batches, "tokens": outputs.tokens}
 
-    def _read(self, reading: Batch) -> LogProbs:
-        """The teacher's log-probs [B, R] under the weights of this step. Comes before the student's forward: what its
-        backward needs must not be swapped in between."""
+    def _read_as_teacher(self, batch: Batch, teacher_batch: Batch) -> Batch:
+        """The batch with the teacher's log-probs under the weights of this optimizer step.
+
+        Call it before the student's forward pass: MovingAverage writes the teacher's weights into the parameters, and
+        doing so between forward and backward would corrupt the gradient.
+        """
         top_k = self.objective.teacher_top_k or None
         with self.policy.whole(), self.teacher.view(self.policy):
-            return self.policy.logprobs(reading, temperature=self.temperature, top=top_k)
+            seen = self.policy.logprobs(teacher_batch, temperature=self.temperature, top=top_k)
+        return replace(batch, teacher_logprobs=seen.values, top_tokens=seen.top_tokens, teacher_top=seen.top)
 
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
@@ -190,12 +190,6 @@ class SDARModule(L.LightningModule):
             return
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.teacher.follow(self.policy)
-
-    def _advantages(self, batch: Batch, behaviour: Tensor) -> Tensor:
-        if self.importance_cap is None:
-            return batch.advantages
-        ratio = ((behaviour - batch.engine_logprobs) * batch.mask).exp().clamp(max=self.importance_cap)
-        return batch.advantages * ratio
 
     def on_train_start(self) -> None:
         for logger in self.loggers:
@@ -239,26 +233,26 @@ class SDARModule(L.LightningModule):
 
     def on_validation_epoch_start(self) -> None:
         names = ["success", "reward", "turns", *(f"success/{kind}" for kind in self.data.environment.kinds)]
-        self.evaluation = Means(tuple(names))
+        self.evaluation_means = Means(tuple(names))
 
     def validation_step(self, batch: list[tuple[int, Task]], batch_idx: int) -> Any:
         """Play this rank's share of the panel → its episodes."""
         episodes = self.data.evaluate(batch)
         for episode in episodes:
-            self.evaluation.update("success", float(episode.success))
-            self.evaluation.update("reward", episode.reward)
-            self.evaluation.update("turns", float(len(episode.turns)))
-            self.evaluation.update(f"success/{episode.task.kind}", float(episode.success))
+            self.evaluation_means.update("success", float(episode.success))
+            self.evaluation_means.update("reward", episode.reward)
+            self.evaluation_means.update("turns", float(len(episode.turns)))
+            self.evaluation_means.update(f"success/{episode.task.kind}", float(episode.success))
         return episodes
 
     def on_validation_epoch_end(self) -> None:
-        self.write({f"val/{name}": value for name, value in self.evaluation.compute().items()})
+        self.write({f"val/{name}": value for name, value in self.evaluation_means.compute().items()})
 
     on_test_epoch_start = on_validation_epoch_start
     test_step = validation_step
 
     def on_test_epoch_end(self) -> None:
-        self.write({f"test/{name}": value for name, value in self.evaluation.compute().items()})
+        self.write({f"test/{name}": value for name, value in self.evaluation_means.compute().items()})
 
     def predict_step(self, batch: list[tuple[int, Task]], batch_idx: int) -> list[Episode]:
         """Play this rank's share of the panel and hand out the episodes."""

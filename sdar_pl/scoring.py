@@ -141,17 +141,20 @@ def set_teacher_logprobs(
             row.top_tokens, row.teacher_top = logprobs.top_tokens, logprobs.top
 
 
-def _forward(
-    rows: Sequence[Row], policy: Policy, temperature: float, budget: int, top_k: int = 0
-) -> list[LogProbs]:
+def _forward(rows: Sequence[Row], policy: Policy, temperature: float, budget: int, top_k: int = 0) -> list[LogProbs]:
     """Log-probs of each row's response tokens, on the CPU and without padding; in eval mode, without gradient."""
     results: dict[int, LogProbs] = {}
     with policy.evaluating():
         for chunk in pack(rows, budget):
             batch = collate([rows[i] for i in chunk]).to(policy.device)
-            logprobs = policy.logprobs(batch, temperature=temperature, top=top_k or None)
-            columns = LogProbs(*(None if part is None else part.cpu() for part in logprobs))
+            values, _, top, top_tokens = policy.logprobs(batch, temperature=temperature, top=top_k or None)
+            values = values.cpu()
+            top, top_tokens = (None if part is None else part.cpu() for part in (top, top_tokens))
             for place, i in enumerate(chunk):
-                count = len(rows[i].positions)
-                results[i] = LogProbs(*(None if part is None else part[place, :count].clone() for part in columns))
+                real = (place, slice(len(rows[i].positions)))
+                results[i] = LogProbs(
+                    values[real].clone(),
+                    top=None if top is None else top[real].clone(),
+                    top_tokens=None if top_tokens is None else top_tokens[real].clone(),
+                )
     return [results[i] for i in range(len(rows))]

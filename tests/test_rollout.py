@@ -175,7 +175,7 @@ def test_a_failure_is_played_again(kind: type[EchoSession]) -> None:
     ("kind", "words"),
     [
         (worlds.Raises, "ValueError: boom"),
-        (worlds.Wrong, "answered str instead of an Observation"),
+        (worlds.Wrong, "returned str instead of an Observation"),
         (worlds.Hangs, "no answer within 0.4 s"),
     ],
 )

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import random
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
 import torch
 from helpers.models import shake
+from helpers.ranks import on_ranks
 from helpers.worlds import Echo
 
-from sdar_pl import scoring
 from sdar_pl.batch import Row, collate, rows_of
 from sdar_pl.engines import Sampling, TransformersEngine
 from sdar_pl.errors import UserError
@@ -19,9 +20,15 @@ from sdar_pl.objectives.advantages import BatchAdvantage, GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import EpisodeSlot, PlayRules, play
-from sdar_pl.scoring import score, set_advantages, update_context_provider
+from sdar_pl.sampling.contexts import update_context_provider
+from sdar_pl.scoring import (
+    set_advantages,
+    set_old_logprobs,
+    set_reference_logprobs,
+    set_teacher_logprobs,
+)
 from sdar_pl.skills.providers import NoContext
-from sdar_pl.teachers import Current
+from sdar_pl.teachers import Current, Teacher
 from sdar_pl.types import Episode, Observation, Task, Turn
 
 MakePolicy = Callable[..., Policy]
@@ -41,9 +48,23 @@ def played(policy: Policy, history: Any, contexts: tuple[str, ...] = ("a skill",
     return [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, history)]
 
 
-def fill(policy: Policy, rows: list[Row], **options: Any) -> None:
-    chosen = {"budget": 200, "temperature": 1.0, "teacher": None, "old": False, "reference": False, **options}
-    score(policy, rows, **chosen)
+def fill(
+    policy: Policy,
+    rows: list[Row],
+    *,
+    teacher: Teacher | None = None,
+    old: bool = False,
+    reference: bool = False,
+    temperature: float = 1.0,
+    budget: int = 200,
+    top_k: int = 0,
+) -> None:
+    if old:
+        set_old_logprobs(rows, policy, temperature, budget)
+    if teacher:
+        set_teacher_logprobs(rows, policy, teacher, temperature, budget, top_k)
+    if reference:
+        set_reference_logprobs(rows, policy, temperature, budget)
 
 
 @pytest.mark.parametrize("history", ["conversation", "windowed"])
@@ -197,23 +218,8 @@ def test_advantages_are_the_groups(make_policy: MakePolicy) -> None:
 # ---------------------------------------------------------------------- several ranks
 
 
-def on_ranks(monkeypatch: pytest.MonkeyPatch, works: list[Callable[[], Any]]) -> list[Any]:
-    """What each rank's work comes to when it hears what all of them said."""
-    said: list[Any] = []
-    monkeypatch.setattr(scoring, "rank", lambda: 0)
-    monkeypatch.setattr(scoring, "all_gather", lambda value: said.append(value) or [value])
-    for work in works:
-        work()
-    results = []
-    for number, work in enumerate(works):
-        monkeypatch.setattr(scoring, "rank", lambda number=number: number)
-        monkeypatch.setattr(scoring, "all_gather", lambda value: said)
-        results.append(work())
-    return results
-
-
 def an_episode(group: int, index: int, reward: float) -> Episode:
-    played = Episode(Task(f"{group}", "k", "", data=object()), group, index, Observation(""))
+    played = Episode(Task(f"{group}", "k", "", data=threading.Lock()), group, index, Observation(""))
     seen = Observation("", reward=reward, done=True, success=reward > 0)
     played.turns = [Turn([1], [2], [0.0], "", "", True, seen) for _ in range(1 + (group + index) % 2)]
     return played
@@ -224,7 +230,7 @@ EPISODES = [an_episode(group, i, reward) for group, part in enumerate(REWARDS) f
 
 
 @pytest.mark.parametrize("advantage", [BatchAdvantage(), BatchAdvantage("none"), BatchAdvantage(unit="row")])
-def test_a_whole_batch_is_that_of_all_ranks(advantage: BatchAdvantage, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_whole_batch_is_that_of_all_ranks(advantage: BatchAdvantage) -> None:
     def advantages(groups: tuple[int, ...]) -> dict[tuple[int, int], float]:
         episodes = [episode for episode in EPISODES if episode.group in groups]
         rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, "windowed")]
@@ -233,13 +239,13 @@ def test_a_whole_batch_is_that_of_all_ranks(advantage: BatchAdvantage, monkeypat
 
     alone = advantages((0, 1, 2))
     assert sum(alone.values()) != 0
-    ranks = on_ranks(monkeypatch, [lambda: advantages((1,)), lambda: advantages(()), lambda: advantages((0, 2))])
+    ranks = on_ranks([lambda: advantages((1,)), lambda: advantages(()), lambda: advantages((0, 2))])
     assert ranks[0].keys() == {(1, 0), (1, 1), (1, 2)}
     assert ranks[1] == {}
     assert {**ranks[0], **ranks[2]} == pytest.approx(alone, rel=1e-12)
 
 
-def test_every_rank_hears_of_all_episodes(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_rank_hears_of_all_episodes() -> None:
     class Note(NoContext):
         def __init__(self, group: int) -> None:
             self.group, self.heard = group, list[Any]()
@@ -256,7 +262,7 @@ def test_every_rank_hears_of_all_episodes(monkeypatch: pytest.MonkeyPatch) -> No
         update_context_provider(context, [episode for episode in EPISODES if episode.group % 2 == first])
         return context.heard
 
-    even, odd = on_ranks(monkeypatch, [lambda: heard(0), lambda: heard(1)])
+    even, odd = on_ranks([lambda: heard(0), lambda: heard(1)])
     assert even == odd
     wanted = [(e.task.id, (f"skill of rank {e.group % 2}",), e.success) for e in EPISODES]
     assert even == wanted, "in the order in which one process would play them"

@@ -175,11 +175,11 @@ def test_the_initial_teacher_needs_adapters(tmp_path: Path, capfd: pytest.Captur
 def test_a_reading_moves_with_its_batch(make_policy: MakePolicy) -> None:
     rows = played(make_policy(), "conversation")
     batch = collate(rows)
-    batch.reading = collate([row.as_teacher() for row in rows])
+    batch.teacher_batch = collate([row.as_teacher() for row in rows])
     moved = batch.to(torch.device("meta"))
-    assert isinstance(moved.reading, Batch)
-    assert moved.reading.tokens.device.type == "meta"
-    assert moved.reading.mask.shape == moved.mask.shape
+    assert isinstance(moved.teacher_batch, Batch)
+    assert moved.teacher_batch.tokens.device.type == "meta"
+    assert moved.teacher_batch.mask.shape == moved.mask.shape
 
 
 def test_an_objective_that_shapes_iterations_cannot_refresh(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

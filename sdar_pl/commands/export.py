@@ -20,7 +20,7 @@ from typing import Any
 import torch
 
 from sdar_pl.errors import UserError
-from sdar_pl.runtime.checkpoint_files import FACTS, checkpoint_problem
+from sdar_pl.runtime.checkpoint_files import RUN_FINGERPRINT, checkpoint_problem
 from sdar_pl.runtime.messages import PlainParser
 
 #: what precedes peft's own names in a checkpoint
@@ -53,7 +53,7 @@ def write_adapter(checkpoint: Path, folder: Path) -> None:
     from safetensors.torch import save_file
 
     known = read(checkpoint)
-    lora, model = known[FACTS]["lora"], known[FACTS]["model"]["name"]
+    lora, model = known[RUN_FINGERPRINT]["lora"], known[RUN_FINGERPRINT]["model"]["name"]
     if lora is None:
         raise UserError(f"--ckpt_path: {checkpoint} holds a whole model, no adapters; add --merge to export it")
     tensors = {
@@ -86,7 +86,7 @@ def write_model(checkpoint: Path, folder: Path) -> None:
     from sdar_pl.policy import LoRA, Policy
 
     known = read(checkpoint)
-    source, lora = known[FACTS]["model"], known[FACTS]["lora"]
+    source, lora = known[RUN_FINGERPRINT]["model"], known[RUN_FINGERPRINT]["lora"]
     if source["random_weights"]:
         raise UserError("--merge: this run's base model has random weights, which are not kept; export the adapters")
     policy = Policy(source["name"], lora=LoRA(**lora) if lora else None, gguf_file=source["gguf_file"])
@@ -94,7 +94,7 @@ def write_model(checkpoint: Path, folder: Path) -> None:
     if policy.source.gguf_file is None and getattr(AutoConfig.from_pretrained(path), "dtype", None) == torch.bfloat16:
         policy.dtype_name = "bfloat16"
     policy.build()
-    if policy.fingerprint != known[FACTS]["fingerprint"]:
+    if policy.fingerprint != known[RUN_FINGERPRINT]["fingerprint"]:
         raise UserError(f"--merge: the model {source['name']!r} is not the one that this checkpoint was made with")
     policy.load_state_dict({k.removeprefix("policy."): v for k, v in known["state_dict"].items()}, strict=False)
     net = policy.net.merge_and_unload() if lora else policy.net

@@ -1,7 +1,7 @@
 """Checkpoint files: written so that a crash leaves the old one, checked before they are trusted.
 
 A checkpoint holds what is trained (with LoRA: the adapters), optimizer, loops, callbacks, the rollouts where it falls
-inside an iteration, and *facts*: what it belongs to. It holds no random states: every random stream begins anew at
+inside an iteration, and the *fingerprint* of its run. It holds no random states: every random stream begins anew at
 its place, from a seed of (seed, epoch, …). When to write them is callbacks/checkpoints.py.
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 import warnings
 import zipfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,10 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from sdar_pl.errors import UserError
-from sdar_pl.policy import Policy
 from sdar_pl.runtime.processes import GUARD
 
-#: where the facts are in a checkpoint
-FACTS = "sdar_pl"
+#: Key of the run's fingerprint in a checkpoint.
+RUN_FINGERPRINT = "sdar_pl"
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
@@ -79,7 +79,7 @@ def checkpoint_problem(path: Path) -> str:
         return "it is cut off, or no checkpoint" if path.stat().st_size else "it is empty"
     except Exception as error:  # every way in which a foreign pickle can fail
         return f"it cannot be read ({type(error).__name__})"
-    if not isinstance(known, dict) or FACTS not in known:
+    if not isinstance(known, dict) or RUN_FINGERPRINT not in known:
         return "it is no checkpoint of sdar_pl"
     return ""
 
@@ -101,22 +101,32 @@ def newest_good(path: Path) -> Path:
     raise UserError(f"ckpt_path: {path}: {wrong}; give another checkpoint, or start without one")
 
 
-def facts(policy: Policy, **method: Any) -> dict[str, Any]:
-    """What a checkpoint belongs to, as plain data: base model, adapters, and the parts of the method."""
-    lora = policy.lora
-    known = [described(part, slot) for slot, part in method.items()]
+def fingerprint_of_run(
+    base: Mapping[str, Any], weights: str, lora: Mapping[str, Any] | None, method: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The base model, the adapters and the method of a run, as plain data.
+
+    Args:
+        base: where the base model comes from.
+        weights: fingerprint of the base model's weights.
+        lora: settings of the adapters (None: all weights are trained).
+        method: the parts of the method by slot; of an object, its public attributes.
+    """
+    settings = [described(part, slot) for slot, part in method.items()]
     return {
-        "model": dict(vars(policy.source)),
-        "fingerprint": policy.fingerprint,
-        "lora": None if lora is None else dict(vars(lora)),
-        "method": {name: value for part in known for name, value in part.items()},
+        "model": dict(base),
+        "fingerprint": weights,
+        "lora": None if lora is None else dict(lora),
+        "method": {name: value for part in settings for name, value in part.items()},
     }
 
 
-def check(checkpoint: dict[str, Any], ours: dict[str, Any], training: bool) -> None:
-    """Raises ``UserError`` if a checkpoint belongs to another base model, other adapters or – where it is to be
-    trained on – another method than ``ours`` (``facts``)."""
-    theirs = checkpoint.get(FACTS)
+def refuse_mismatch(checkpoint: dict[str, Any], ours: dict[str, Any], training: bool) -> None:
+    """Raises ``UserError`` for a checkpoint of another base model or of other adapters than this run's.
+
+    With ``training``, also for a checkpoint of another method. ``ours`` is the ``fingerprint_of_run``.
+    """
+    theirs = checkpoint.get(RUN_FINGERPRINT)
     if theirs is None:
         raise UserError("ckpt_path: it is no checkpoint of sdar_pl; give another, or start without one")
     if theirs["fingerprint"] != ours["fingerprint"]:

@@ -95,6 +95,10 @@ class CommandLine(LightningCLI):
             "--run", type=str | None, default=None, help="Name of the run folder (default: the config file's)."
         )
         parser.link_arguments("data.sampling.temperature", "model.temperature")
+        # The two halves of an iteration work on the same objects.
+        for part in ("policy", "objective", "teacher"):
+            parser.link_arguments(f"model.{part}", f"data.{part}", apply_on="instantiate")
+        parser.link_arguments("model.teacher_refresh", "data.teacher_refresh")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
 
 

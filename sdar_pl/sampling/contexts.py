@@ -1,4 +1,4 @@
-"""The context provider's two moments after a rollout: hindsight contexts for the teacher, and learning from outcomes."""
+"""The context provider after a rollout: hindsight contexts for the teacher, and learning from outcomes."""
 
 from __future__ import annotations
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from sdar_pl.errors import UserError
 from sdar_pl.types import Episode
 
 #: (round, numbers of the groups to play) → their episodes. Round 0 is the iteration's own, the others are refills.
@@ -37,16 +36,6 @@ class Rollout:
     failed: list[Episode] = field(default_factory=list)
     dropped_groups: int = 0
     refills: int = 0
-
-
-def check(max_refills: int, group_size: int) -> None:
-    """Raises ``UserError`` for a number of refills that cannot be."""
-    if max_refills < 0:
-        raise UserError(f"data.max_refills: {max_refills} must be 0 or more")
-    if max_refills and group_size < 2:
-        raise UserError(
-            "data.max_refills: rewards in a group of one never differ; raise data.group_size or set it to 0"
-        )
 
 
 def roll_out(play_groups: PlayGroups, groups: Iterable[int], max_refills: int = 0) -> Rollout:

@@ -7,6 +7,7 @@ A checkpoint inside an iteration holds the rollouts of all ranks as tensors and 
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
@@ -14,6 +15,8 @@ from typing import Any
 import torch
 
 from sdar_pl.batch import Batch, Row, uncollate
+from sdar_pl.errors import UserError
+from sdar_pl.runtime import ranks
 from sdar_pl.types import Episode, Observation, Task, Turn
 
 #: Fields of an Iteration that are lists of episodes.
@@ -73,13 +76,49 @@ class Iteration:
         return cls(**values)
 
 
-def restore(ranks: Sequence[dict[str, Any]], rank: int, world: int) -> tuple[Iteration, list[Row]]:
-    """One rank's share of an iteration that ``ranks`` (``to_plain`` of each) have saved.
+def refuse_empty(batches: Sequence[Batch], dropped: bool) -> None:
+    """Raises ``UserError`` where every episode failed; warns where every group was dropped. Collective.
+
+    Args:
+        batches: the micro-batches of an iteration on this rank; ``total_rows`` counts the rows of all ranks.
+        dropped: whether this rank dropped a group.
+    """
+    if any(batch.total_rows for batch in batches):
+        return
+    if not any(ranks.all_gather(dropped)):
+        raise UserError("data.environment: every episode of this iteration failed; nothing can be trained on")
+    if ranks.rank() == 0:
+        warnings.warn(
+            "no group of an iteration has rewards that differ: nothing to learn from, its update is left out; "
+            "other tasks, a higher data.sampling.temperature or more data.max_refills may help",
+            stacklevel=2,
+        )
+
+
+# ---------------------------------------------------------------------- checkpoints
+
+
+def restore(
+    saved: dict[str, Any], key: list[int], epoch: int, rank: int, world: int
+) -> tuple[Iteration | None, list[Row]]:
+    """One rank's share of a checkpoint's rollouts; (None, []) if they are of other settings or another epoch.
 
     Same number of ranks: the iteration unchanged, and []. Another number: the iteration without batches, and the rows
     to rebuild them from.
+
+    Args:
+        saved: "ranks", ``Iteration.to_plain`` of every rank, and "key".
+        key: the settings that saved rollouts must agree with to be trained on.
+        epoch: number of the iteration that begins.
+        rank: the rank whose share is wanted.
+        world: number of ranks.
     """
-    parts = [Iteration.from_plain(part) for part in ranks]
+    if saved["key"] != key:
+        warnings.warn("data has changed since the checkpoint: its rollouts are replaced by new ones", stacklevel=2)
+        return None, []
+    parts = [Iteration.from_plain(part) for part in saved["ranks"]]
+    if parts[0].epoch != epoch:
+        return None, []
     return (parts[rank], []) if len(parts) == world else redistribute(parts, rank, world)
 
 

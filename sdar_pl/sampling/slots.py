@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
 from sdar_pl.environments.base import Session
+from sdar_pl.sampling.tasks import EVALUATE
+from sdar_pl.skills.providers import ContextProvider
 from sdar_pl.types import Episode, Task
 
 
@@ -77,3 +80,37 @@ class EpisodeSlot:
         """The episode of the try that is going on."""
         assert self.now.episode is not None
         return self.now.episode
+
+
+def training_slots(
+    tasks: Mapping[int, Task],
+    group_size: int,
+    stream: tuple[int, ...],
+    context: ContextProvider,
+    show_context: bool,
+) -> list[EpisodeSlot]:
+    """The slots of groups: ``group_size`` episodes of each group's task, all with the same context.
+
+    Args:
+        tasks: number of each group → its task.
+        group_size: episodes a group.
+        stream: beginning of the seed sequences (tasks.draw).
+        context: the provider of privileged context.
+        show_context: show the context to the student as well.
+    """
+    slots = []
+    for group, task in tasks.items():
+        privileged = context.provide(task)
+        for index in range(group_size):
+            number, seed = group * group_size + index, (*stream, group, index)
+            slot = EpisodeSlot(task, group, index, number, seed, context=privileged)
+            slot.student_context = privileged if show_context else ""
+            slots.append(slot)
+    return slots
+
+
+def panel_slots(numbered: Sequence[tuple[int, Task]], seed: int, context: ContextProvider) -> list[EpisodeSlot]:
+    """The slots of panel tasks, each with its index in the panel: one episode a task, the student shown ``context``."""
+    return [
+        EpisodeSlot(task, i, 0, i, (seed, EVALUATE, i), student_context=context.provide(task)) for i, task in numbered
+    ]

@@ -1,4 +1,4 @@
-"""The tasks of an iteration and of a panel, and the random streams of episodes: functions of (seed, epoch, round) alone.
+"""The tasks of an iteration or a panel, and the random streams of episodes: functions of (seed, epoch, round) alone.
 
 Hence a checkpoint holds no cursor and no random state, and neither the number of ranks nor earlier iterations matter.
 """

@@ -36,7 +36,7 @@ from sdar_pl.types import Episode, Observation, Task, Turn
 
 def row(episode: int, turns: list[int], advantage: float) -> Row:
     n = len(turns)
-    return Row(episode, 0, list(range(n + 1)), list(range(1, n + 1)), turns, [-1.0] * n, advantage=advantage)
+    return Row(episode, 0, list(range(n + 1)), list(range(1, n + 1)), turns, [-1.0] * n, advantages=[advantage] * n)
 
 
 def micro_batch(rows: list[Row], **records: list[list[float]]) -> tuple[dict[str, Any], Batch]:
@@ -417,7 +417,6 @@ class Data(L.LightningDataModule):
         super().__init__()
         self.listeners: list[Any] = []
         self.iteration: Any = None
-        self.resumed: Any = None
 
     def panel(self, stage: str) -> list[str]:
         return ["0", "1", "2"]
@@ -428,7 +427,14 @@ class Data(L.LightningDataModule):
             for listener in self.listeners:
                 listener(played)
         self.iteration = SimpleNamespace(
-            episodes=episodes, failed=[], dropped=[], rollout_s=1.0, score_s=0.1, generated=5, prefilled=9
+            episodes=episodes,
+            failed=[],
+            dropped=[],
+            rollout_s=1.0,
+            score_s=0.1,
+            generated=5,
+            prefilled=9,
+            restored=False,
         )
         batches = [collate([row(0, [0], 1.0)]), collate([row(1, [0, 0, 1], -1.0)])]
         return DataLoader(batches, batch_size=None)  # type: ignore[arg-type]

@@ -28,7 +28,7 @@ def trainer(folder: Path, stage: Stage) -> Any:
     data = SimpleNamespace(
         splits={"validate": "valid_seen", "test": "valid_unseen"},
         evaluate_with_context=stage == "test",
-        evaluation=Sampling(temperature=0.4),
+        evaluation_sampling=Sampling(temperature=0.4),
     )
     state = SimpleNamespace(fn=stage)
     settings = {"default_root_dir": str(folder), "is_global_zero": True, "world_size": 1, "ckpt_path": None}

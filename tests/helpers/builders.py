@@ -12,6 +12,6 @@ def an_episode(teacher: bool = True) -> Episode:
         prompt = [10 * number + 1, 10 * number + 2]
         response = [100 * number + k for k in range(number + 1)]
         turn = Turn(prompt, response, [-0.5 * (number + 1)] * len(response), "", "", True, Observation(""))
-        turn.teacher_prompt = [7, 7, *prompt] if teacher and number == 0 else []
+        turn.teacher_prompt = [7, 7, *prompt] if teacher and number == 0 else None
         episode.turns.append(turn)
     return episode

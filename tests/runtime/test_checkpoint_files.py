@@ -169,11 +169,14 @@ def test_rollouts_are_dealt_to_any_number_of_ranks(history: str, world: int, lat
         part = Iteration(4, played, batches, 1, generated=10, failed=[replace(played[0], failed="it hung")])
         part.dropped, part.dropped_groups, part.refills = [replace(played[0], index=7)], 2, 1
         parts.append(part)
-    file = saved(tmp_path / "x", {"ranks": [part.plain() for part in parts]})
-    plain = torch.load(file, weights_only=True)["ranks"]
+    file = saved(tmp_path / "x", {"key": [0], "ranks": [part.to_plain() for part in parts]})
+    plain = torch.load(file, weights_only=True)
     generated = failed = dropped = refills = 0
     for rank in range(world):
-        iteration, dealt = restore(plain, rank, world)
+        assert restore(plain, [1], 4, rank, world) == restore(plain, [0], 5, rank, world) == (None, [])
+        iteration, dealt = restore(plain, [0], 4, rank, world)
+        assert iteration is not None
+        assert iteration.restored
         played, made = share(rank, world)
         assert iteration.epoch == 4
         assert iteration.episodes == played

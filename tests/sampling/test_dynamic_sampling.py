@@ -8,10 +8,11 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import CONFIGS
 from helpers.runs import ROOT, fit_here, metrics, weights
 
-from sdar_pl.errors import UserError
-from sdar_pl.sampling.dynamic_sampling import Sampled, check, sample
+from sdar_pl.cli import main
+from sdar_pl.sampling.dynamic_sampling import Rollout, roll_out
 from sdar_pl.sampling.tasks import draw, refill_order, task_order
 from sdar_pl.types import Episode, Observation, Task, Turn
 
@@ -52,7 +53,7 @@ def test_groups_of_equal_rewards_give_way() -> None:
         {4: [0.5, 0.5]},
         {4: [0, 1]},
     )
-    found = sample(script, range(0, 8, 2), 2)
+    found = roll_out(script, range(0, 8, 2), 2)
     assert script.asked == [(0, [0, 2, 4, 6]), (1, [2, 4]), (2, [4])]
     assert names(found.episodes) == ["0/0", "0/0", "1/2", "1/2", "0/6", "0/6"]
     assert [played.group for played in found.episodes] == [0, 0, 2, 2, 6, 6], "in the order of places, not of rounds"
@@ -62,33 +63,35 @@ def test_groups_of_equal_rewards_give_way() -> None:
 
 def test_no_round_more_than_needed() -> None:
     script = Script({0: [1, 0], 1: [0, 0]}, {1: [1, 0]})
-    found = sample(script, [0, 1], 5)
+    found = roll_out(script, [0, 1], 5)
     assert len(script.asked) == 2
     assert len(found.episodes) == 4
 
 
 def test_without_refills_every_group_is_taken() -> None:
     script = Script({0: [1, 1], 1: [0, None]})
-    found = sample(script, [0, 1], 0)
+    found = roll_out(script, [0, 1], 0)
     assert names(found.episodes) == ["0/0", "0/0", "0/1"]
     assert names(found.failed) == ["0/1"]
     assert (found.dropped, found.dropped_groups, found.refills) == ([], 0, 0)
-    assert sample(script, [], 0) == Sampled(), "a rank without groups"
+    assert roll_out(script, [], 0) == Rollout(), "a rank without groups"
 
 
 def test_failed_episodes_do_not_count() -> None:
     script = Script({0: [1, None], 1: [None, None]}, {0: [0, 1], 1: [0, 1]})
-    found = sample(script, [0, 1], 1)
+    found = roll_out(script, [0, 1], 1)
     assert names(found.episodes) == ["1/0", "1/0", "1/1", "1/1"]
     assert names(found.dropped) == ["0/0"]
     assert len(found.failed) == 3
     assert found.dropped_groups == found.refills == 2
 
 
-@pytest.mark.parametrize(("refills", "size"), [(-1, 8), (1, 1)])
-def test_bad_options(refills: int, size: int) -> None:
-    with pytest.raises(UserError, match=r"data\.max_refills"):
-        check(refills, size)
+@pytest.mark.parametrize(("refills", "size"), [("-1", "8"), ("1", "1")])
+def test_bad_options(refills: str, size: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data.max_refills", refills, "--data.group_size", size]
+    arguments = ["fit", "--config", str(CONFIGS / "quickstart.yaml"), *options]
+    assert main([*arguments, "--trainer.default_root_dir", str(tmp_path)]) == 2
+    assert "data.max_refills" in capsys.readouterr().err
 
 
 # ---------------------------------------------------------------------- tasks

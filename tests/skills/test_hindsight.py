@@ -10,14 +10,13 @@ import pytest
 from helpers import CONFIGS
 
 from sdar_pl.batch import rows_of
-from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
 from sdar_pl.environments.base import Environment
 from sdar_pl.environments.household import Household
 from sdar_pl.errors import UserError
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import EpisodeSlot, PlayRules, play
-from sdar_pl.scoring import add_hindsight_contexts
+from sdar_pl.sampling.contexts import add_hindsight_contexts
 from sdar_pl.skills.hindsight import Hindsight, ReferenceSolution, SiblingEpisode
 from sdar_pl.skills.providers import ContextProvider, NoContext, SkillContext
 from sdar_pl.types import Episode
@@ -62,21 +61,21 @@ class Script(Engine):
         return completions
 
 
-def data(context: ContextProvider, history: Any = "conversation") -> RolloutDataModule:
+def a_prompter(history: Any = "conversation") -> Prompter:
     prompter = Prompter(history=history, max_prompt_tokens=100_000, max_teacher_tokens=100_000)
     prompter.bind(LETTERS)
-    context.bind(HOUSE, 2)
-    return RolloutDataModule(HOUSE, Script(), prompter, context, group_size=2)
+    return prompter
 
 
 def played(context: ContextProvider, succeed: Sequence[bool]) -> list[Episode]:
     """One group: for each episode whether it follows the expert."""
-    module = data(context)
+    prompter = a_prompter()
+    context.bind(HOUSE, 2)
     # The number of the session says how it plays (see Script).
     slots = [EpisodeSlot(TASK, 0, i, 2 * i + (not yes), (i,), context.provide(TASK)) for i, yes in enumerate(succeed)]
-    episodes = play(HOUSE, slots, module.engine, module.prompter, Sampling(), PlayRules(max_turns=len(PLAN)))
+    episodes = play(HOUSE, slots, Script(), prompter, Sampling(), PlayRules(max_turns=len(PLAN)))
     assert [episode.success for episode in episodes] == list(succeed)
-    add_hindsight_contexts(module.context, module.prompter, module.environment, episodes)
+    add_hindsight_contexts(context, prompter, HOUSE, episodes)
     return episodes
 
 
@@ -120,10 +119,9 @@ def test_no_successful_sibling_no_context() -> None:
 
 
 def test_a_sibling_of_another_group_is_a_stranger() -> None:
-    module = data(SiblingEpisode())
     good, bad = played(NoContext(), [True, False])
     bad.group = 1
-    add_hindsight_contexts(module.context, module.prompter, module.environment, [good, bad])
+    add_hindsight_contexts(SiblingEpisode(), a_prompter(), HOUSE, [good, bad])
     assert bad.context == ""
 
 
@@ -162,7 +160,7 @@ def test_reference_solution() -> None:
 def test_windowed_prompts_are_the_same_early_or_late(late: bool) -> None:
     """``reread`` makes the very prompts that are made during play."""
     skills = SkillContext()
-    module = data(skills, "windowed")
+    prompter = a_prompter("windowed")
     text = skills.provide(TASK)
     script = [LETTERS.encode(f"<action>{action}</action>¶") for action in PLAN]
 
@@ -171,16 +169,16 @@ def test_windowed_prompts_are_the_same_early_or_late(late: bool) -> None:
             response = script.pop(0)
             return [Completion(response, [0.0] * len(response))]
 
-    (episode,) = play(HOUSE, [EpisodeSlot(TASK, 0, 0, 0, (0,), text)], Plan(), module.prompter, Sampling(), PlayRules())
+    (episode,) = play(HOUSE, [EpisodeSlot(TASK, 0, 0, 0, (0,), text)], Plan(), prompter, Sampling(), PlayRules())
     made, students = [turn.teacher_prompt for turn in episode.turns], [turn.prompt for turn in episode.turns]
     assert len(made) == len(PLAN)
     assert all(read(prompt).startswith(f"<system>{text}¶") for prompt in made)
     if late:
         episode.context = ""
-        module.prompter.reread(HOUSE, episode)
+        prompter.reread(HOUSE, episode)
         assert not any(turn.teacher_prompt for turn in episode.turns)
         episode.context = text
-    module.prompter.reread(HOUSE, episode)
+    prompter.reread(HOUSE, episode)
     assert [turn.teacher_prompt for turn in episode.turns] == made
     assert [turn.prompt for turn in episode.turns] == students
 
@@ -218,19 +216,19 @@ def test_every_context_config(path: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize("history", ["conversation", "windowed"])
 def test_a_context_over_the_limit_is_left_out_with_a_word(history: str) -> None:
     good, _ = played(Hindsight(), [True, False])
-    module = data(Hindsight(), history)
+    prompter = a_prompter(history)
     whole = sum(len(turn.prompt) + len(turn.response) for turn in good.turns) + len(good.context) + len("<system>¶")
     enough = whole - len(good.turns[-1].response)
     good.context = ""
-    module.prompter.max_teacher_tokens = enough if history == "conversation" else 100_000
-    add_hindsight_contexts(module.context, module.prompter, module.environment, [good])
+    prompter.max_teacher_tokens = enough if history == "conversation" else 100_000
+    add_hindsight_contexts(Hindsight(), prompter, HOUSE, [good])
     assert good.context
-    good.context, module.prompter.max_teacher_tokens = "", len(good.turns[0].prompt) + 10
+    good.context, prompter.max_teacher_tokens = "", len(good.turns[0].prompt) + 10
     with pytest.warns(UserWarning, match="without privileged context.*max_teacher_tokens"):
-        add_hindsight_contexts(module.context, module.prompter, module.environment, [good])
+        add_hindsight_contexts(Hindsight(), prompter, HOUSE, [good])
     assert good.context == ""
     assert not any(turn.teacher_prompt for turn in good.turns)
     if history == "conversation":
-        good.context, module.prompter.max_teacher_tokens = "", enough - 1
+        good.context, prompter.max_teacher_tokens = "", enough - 1
         with pytest.warns(UserWarning, match="without privileged context"):
-            add_hindsight_contexts(module.context, module.prompter, module.environment, [good])
+            add_hindsight_contexts(Hindsight(), prompter, HOUSE, [good])

@@ -1,0 +1,47 @@
+"""Checks of the parts of a run against each other, before any work is done."""
+
+from __future__ import annotations
+
+from sdar_pl.errors import UserError
+from sdar_pl.objectives import Advantage, Objective
+from sdar_pl.prompts import Prompter
+from sdar_pl.runtime.ranks import world
+from sdar_pl.skills.providers import ContextProvider, NoContext
+
+
+def refuse_incompatible_parts(
+    objective: Objective,
+    advantage: Advantage,
+    prompter: Prompter,
+    context: ContextProvider,
+    context_is_shown: bool,
+    tasks_per_iteration: int,
+) -> None:
+    """Raises ``UserError`` for parts that are each valid and do not go together.
+
+    Args:
+        objective: must have a context if it has a teacher.
+        advantage: may need ``windowed`` history.
+        prompter: renders the history.
+        context: the privileged context.
+        context_is_shown: whether the student reads it as well, in training or evaluation.
+        tasks_per_iteration: groups an iteration; every rank needs one.
+    """
+    if tasks_per_iteration < world():
+        raise UserError(
+            f"data.tasks_per_iteration: {tasks_per_iteration} groups cannot give each of {world()} ranks one; "
+            f"raise it to {world()} or more, or lower trainer.devices"
+        )
+    objective.validate(context=not isinstance(context, NoContext))
+    if advantage.needs_anchors and prompter.history != "windowed":
+        raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
+    if context_is_shown and isinstance(context, NoContext):
+        raise UserError(
+            "data.train_with_context, data.evaluate_with_context: there is no context to show to the student; set "
+            "data.context, or both to false"
+        )
+    if context_is_shown and context.after_play:
+        raise UserError(
+            "data.train_with_context, data.evaluate_with_context: this context is made of finished episodes and "
+            "cannot be shown to a student that plays; set both to false"
+        )
