@@ -3,7 +3,7 @@
 The configuration's keys are the constructors' own arguments (``--help`` and ``--print_config`` show them). A run writes
 below ``<trainer.default_root_dir>/<run>``: metrics.csv, TensorBoard events, config.yaml, episodes.jsonl, checkpoints/,
 adapter/. User errors print one line and exit with status 2. Signals and dead ranks are handled in
-runtime/processes.py, Lightning's part of the command line is runtime/lightning_cli.py.
+runtime/processes.py, Lightning's part of the command line is commands/lightning_cli.py.
 """
 
 from __future__ import annotations
@@ -65,9 +65,9 @@ def command(name: str, arguments: Sequence[str]) -> int:
 def train(arguments: Sequence[str]) -> None:
     """Run one of the trainer's subcommands. The imports wait until the arguments' files have been read."""
     from sdar_pl import callbacks
+    from sdar_pl.commands.lightning_cli import TrainerCommandLine, launch
     from sdar_pl.datamodule import RolloutDataModule
     from sdar_pl.module import SDARModule
-    from sdar_pl.runtime.lightning_cli import TrainerCommandLine, launch
 
     others = "; ".join(f"'{name}': {purpose}" for name, purpose in COMMANDS.items())
     launch(

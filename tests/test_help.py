@@ -82,7 +82,7 @@ def own(part: type) -> bool:
 
 
 def undescribed(part: type) -> list[str]:
-    """Arguments without a text in the docstring of the class, of a base or of their constructors, as in jsonargparse."""
+    """Arguments without a text in the docstrings of the class, its bases and their constructors."""
     sources = [source for base in inspect.getmro(part) if own(base) for source in (base, vars(base).get("__init__"))]
     documents = [docstring_parser.parse(source.__doc__) for source in sources if source is not None and source.__doc__]
     described = {param.arg_name for document in documents for param in document.params if param.description}

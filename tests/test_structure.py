@@ -32,7 +32,7 @@ LAYERS = (
 )
 #: The only files that import Lightning, beside the callbacks.
 LIGHTNING = {
-    *("module", "datamodule", "cli", "commands/plan"),
+    *("module", "datamodule", "commands/lightning_cli", "commands/plan"),
     *("runtime/strategy", "runtime/checkpoint_files", "runtime/metrics_csv"),
 }
 NO_TORCH = {"environments", "skills", "prompts", "rollout", "types", "errors", "checks", "sampling/threads"}

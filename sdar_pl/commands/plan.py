@@ -18,6 +18,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from sdar_pl.commands.lightning_cli import CommandLine, launch
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.engines.kv import COLUMNS_AT_ONCE
 from sdar_pl.engines.transformers import LEAVE_SHARE
@@ -37,7 +38,6 @@ from sdar_pl.modeling.memory import (
 from sdar_pl.module import SDARModule
 from sdar_pl.objectives import Estimator
 from sdar_pl.policy import DTYPES, ModelSource
-from sdar_pl.runtime.lightning_cli import CommandLine, launch
 from sdar_pl.runtime.messages import add_file_names
 
 #: bytes that drawing a token takes for each row and word of the vocabulary (TransformersEngine._sample: the logits,
