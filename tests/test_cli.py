@@ -70,7 +70,7 @@ def test_broken_yaml(capfd: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     ("arguments", "words"),
     [
         (["--model.policy.model", "./no-model"], ["model.policy.model", "./no-model"]),
-        (["--data.group_size", "1"], ["group_size", "at least 2"]),
+        (["--data.group_size", "1"], ["data.group_size: 1", "≥ 2"]),
         (["--model.objective.init_args.beta", "-1"], ["beta", "-1"]),
         (["--data.validation_split", "vaildation"], ["vaildation", "validation"]),
         (["--data.context.init_args.library", "cooking"], ["cooking", "household"]),
@@ -154,7 +154,7 @@ CENTRED = "{class_path: sdar_pl.objectives.CentredGapGate}"
         ("sdar_js", ["--model.objective.init_args.distillation.init_args.gate", CENTRED], ["set gate to GapGate"]),
         ("sdar_js", ["--model.objective.init_args.distillation.init_args.estimator.init_args.k", "0"], ["≥ 1"]),
         ("sdar_js", ["--model.objective.init_args.distillation.init_args.estimator.init_args.kind", "kl"], ["kind"]),
-        ("rlsd", ["--model.objective.init_args.shaper.init_args.mix", "2"], ["mix: 2", "between 0 and 1"]),
+        ("rlsd", ["--model.objective.init_args.shaper.init_args.mix", "2"], ["mix: 2", "≥ 0 and ≤ 1"]),
         ("cispo", ["--model.objective.init_args.policy_loss.init_args.clip_low", "7"], ["clip_low: 7"]),
         ("gigpo", [], ["data.prompter.history", "windowed"]),
     ],
