@@ -24,18 +24,9 @@ from sdar_pl.module import SDARModule
 MISSING = {
     "sdar_pl.datamodule.RolloutDataModule",
     "sdar_pl.engines.base.Sampling",
-    "sdar_pl.environments.alfworld.AlfWorld",
-    "sdar_pl.environments.household.Household",
     "sdar_pl.modeling.adapters.LoRA",
     "sdar_pl.runtime.metrics_csv.MetricsCSV",
     "sdar_pl.runtime.strategy.FSDP2Strategy",
-    "sdar_pl.skills.hindsight.Hindsight",
-    "sdar_pl.skills.hindsight.SiblingEpisode",
-    "sdar_pl.skills.providers.SkillContext",
-    "sdar_pl.skills.retrievers.BM25",
-    "sdar_pl.skills.retrievers.Keyword",
-    "sdar_pl.skills.retrievers.Random",
-    "sdar_pl.skills.retrievers.UCB",
     "sdar_pl.teachers.MovingAverage",
 }
 

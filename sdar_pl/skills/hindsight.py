@@ -1,8 +1,8 @@
-"""Privileged context from experience: a sibling's success, hindsight, a reference solution. No skill has to be written.
+"""Privileged context from experience: a sibling's success, hindsight, a reference solution. Nobody has to write skills.
 
-``SiblingEpisode`` and ``Hindsight`` know what happened after the tokens that the teacher scores. That is their purpose:
-the teacher judges a finished episode with knowledge of its end. It can go nowhere else – the text exists only once the
-whole group has been played, is put into teacher prompts alone, and names no other task.
+``SiblingEpisode`` and ``Hindsight`` contain what happened after the tokens that the teacher scores. This is on purpose:
+the teacher judges a finished episode with knowledge of its end. Nothing leaks: the text exists only after the whole
+group has been played, it enters teacher prompts only, and it is about one task.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from sdar_pl.types import Episode, Task
 
 
 class _AfterPlay(ContextProvider):
-    """Knows nothing before the episodes have ended."""
+    """A provider without context before play."""
 
     after_play = True
 
@@ -26,10 +26,15 @@ class _AfterPlay(ContextProvider):
 
 
 class SiblingEpisode(_AfterPlay):
-    """What a successful episode of the same group did; no context where no *other* episode of the group succeeded.
+    """The actions of a successful sibling: another episode of the same group.
 
-    Of several the shortest is told (of these the first). ``observations`` tells the answers to its actions, too, which
-    takes far more tokens. Raises ``UserError`` for groups of one.
+    The context is empty where no *other* episode succeeded. Of several the one with the fewest turns is used; of these
+    the first.
+
+    Args:
+        observations: add the observation after each action; this takes far more tokens.
+
+    Raises ``UserError`` for groups of one.
     """
 
     def __init__(self, observations: bool = False) -> None:
@@ -37,22 +42,24 @@ class SiblingEpisode(_AfterPlay):
 
     def bind(self, environment: Environment, group_size: int) -> None:
         if group_size < 2:
-            raise UserError("data.context: an episode in a group of one has no sibling; raise data.group_size")
+            raise UserError("data.context: SiblingEpisode needs groups of two or more; raise data.group_size")
 
     def after(self, episode: Episode, group: Sequence[Episode]) -> str:
         siblings = [other for other in group if other is not episode and other.success]
         if not siblings:
             return ""
         best = min(siblings, key=lambda other: len(other.turns))
-        told = [turn.action + (f"\n{turn.observation.text}" if self.observations else "") for turn in best.turns]
-        return f"Another attempt at this task succeeded. What it did:\n{numbered(told)}"
+        lines = [turn.action + (f"\n{turn.observation.text}" if self.observations else "") for turn in best.turns]
+        return f"Another attempt at this task succeeded. What it did:\n{numbered(lines)}"
 
 
 class Hindsight(_AfterPlay):
-    """How the episode itself ended, and the environment's feedback on its turns.
+    """The outcome of the episode itself, and the environment's feedback on its turns.
 
-    ``feedback`` "all" turns, the "last" one or "none". ``actions`` tells the episode's actions beside the feedback; by
-    default it does not, for a teacher that reads what was done tends to repeat it, right or wrong.
+    Args:
+        feedback: on "all" turns, the "last" one or "none".
+        actions: add the episode's own action before each feedback. A teacher that reads the actions tends to repeat
+            them, right or wrong.
     """
 
     def __init__(self, feedback: Literal["all", "last", "none"] = "all", actions: bool = False) -> None:
@@ -63,14 +70,15 @@ class Hindsight(_AfterPlay):
         outcome = "succeeds" if episode.success else "does not succeed"
         text = f"Hindsight: this attempt {outcome}; it ends after {number} {'turn' if number == 1 else 'turns'}."
         first = {"all": 0, "last": number - 1, "none": number}[self.feedback]
-        told = [(f"{turn.action}\n" if self.actions else "") + turn.observation.text for turn in episode.turns[first:]]
-        return f"{text} Feedback on its turns:\n{numbered(told, first + 1)}" if told else text
+        lines = [(f"{turn.action}\n" if self.actions else "") + turn.observation.text for turn in episode.turns[first:]]
+        return f"{text} Feedback on its turns:\n{numbered(lines, first + 1)}" if lines else text
 
 
 class ReferenceSolution(ContextProvider):
-    """The actions of a known solution of the task, such as the expert's plan (``Environment.expert_plan``).
+    """The actions of a known solution of the task (``Environment.expert_plan``).
 
-    Known before play, so the student can be shown it, too. Raises ``UserError`` for an environment that knows none.
+    It exists before play, so a student can be shown it, too. Raises ``UserError`` for an environment without
+    ``expert_plan``.
     """
 
     def __init__(self) -> None:
@@ -79,17 +87,17 @@ class ReferenceSolution(ContextProvider):
     def bind(self, environment: Environment, group_size: int) -> None:
         if type(environment).expert_plan is Environment.expert_plan:
             raise UserError(
-                f"data.context: {type(environment).__name__} knows no reference solutions; use another context, such "
-                "as sdar_pl.skills.hindsight.SiblingEpisode"
+                f"data.context: {type(environment).__name__} has no reference solutions (expert_plan); use another "
+                "context, such as sdar_pl.skills.hindsight.SiblingEpisode"
             )
         self.environment = environment
 
     def provide(self, task: Task) -> str:
-        assert self.environment is not None, "bind() comes first"
+        assert self.environment is not None, "bind() must be called first"
         plan = self.environment.expert_plan(task)
         return f"A solution of this task:\n{numbered(plan)}" if plan else ""
 
 
 def numbered(lines: Iterable[str], first: int = 1) -> str:
-    """A numbered list, one item a line."""
+    """A numbered list from ``first`` on, one item per line."""
     return "\n".join(f"{number}. {line.strip()}" for number, line in enumerate(lines, first))

@@ -1,7 +1,7 @@
-"""Privileged context: what the teacher may read of a task and the student may not.
+"""Privileged context: text about a task that the teacher reads and the student does not.
 
-A provider turns a task into one block of text; prompts.py puts it into the teacher's prompt. Left out here:
-contexts made of episodes and of known solutions (hindsight.py).
+A provider returns one block of text for a task; prompts.py puts it into the teacher's prompt. Left out here: contexts
+made of episodes or of known solutions (hindsight.py).
 """
 
 from __future__ import annotations
@@ -17,43 +17,57 @@ from sdar_pl.types import Episode, Skill, Task
 
 
 class ContextProvider(ABC):
-    """Gives a task its privileged context.
+    """A source of privileged context.
 
-    ``after_play`` says that the context is made of finished episodes (``after``): there is nothing yet to show to a
-    student that plays.
+    A provider whose context is made of finished episodes sets ``after_play`` and overrides ``after``. Such a context
+    does not exist before play, so no student can be shown it.
+
+    Example:
+        ``SkillContext().provide(Task("t", "pick_heat_then_place_in_recep", "put a hot mug in shelf"))`` returns
+        "Useful skills for this task:\\n\\ngeneral: …\\n\\nheat and place: …".
     """
 
     after_play: bool = False
 
-    def bind(self, environment: Environment, group_size: int) -> None:  # noqa: B027 - most take any
-        """Meet the environment. Raises ``UserError`` where there is nothing that the context could be made of."""
+    def bind(self, environment: Environment, group_size: int) -> None:  # noqa: B027 - most accept any
+        """Receive the environment before the first task. Raises ``UserError`` if no context can be made for it."""
 
     @abstractmethod
     def provide(self, task: Task) -> str:
-        """The privileged context in words, before the task is played; empty where there is none."""
+        """The privileged context before the task is played; empty for none."""
 
     def after(self, episode: Episode, group: Sequence[Episode]) -> str:
-        """The privileged context once all of the episode's ``group`` (itself included) have ended: only the teacher,
-        who scores a finished episode, can read it. By default what was provided before."""
+        """The privileged context after all episodes of the ``group`` (this one included) have ended.
+
+        Only the teacher can read it, when it scores the finished episode. Default: the context from ``provide``.
+        """
         return episode.context
 
     def given(self, task: Task) -> tuple[str, ...]:
-        """Names of what the task was given last: what ``update`` must know on ranks that did not play the task."""
+        """Names of the parts (skills) in the task's last context: the argument ``given`` of ``update``."""
         return ()
 
     def update(self, task: Task, given: Sequence[str], success: bool) -> None:  # noqa: B027 - most do not learn
-        """Hear how one episode ended whose task was ``given`` these. Every rank hears of all, in the same order."""
+        """Learn from the outcome of one episode.
+
+        Every rank receives the outcomes of all ranks' episodes, in the same order.
+
+        Args:
+            task: the episode's task, without its ``data``.
+            given: what ``given(task)`` returned on the rank that played the task.
+            success: whether the episode succeeded.
+        """
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been learnt, as plain data for a checkpoint."""
+        """Everything learnt, as plain data for a checkpoint (numbers, texts, lists, dictionaries)."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have no state
-        """Take back what ``state_dict`` gave."""
+        """Restore the state that ``state_dict`` returned."""
 
 
 class NoContext(ContextProvider):
-    """No privileged context: the teacher reads what the student reads."""
+    """No privileged context: teacher and student read the same prompt."""
 
     def provide(self, task: Task) -> str:
         return ""
@@ -62,9 +76,13 @@ class NoContext(ContextProvider):
 class SkillContext(ContextProvider):
     """Skills as privileged context.
 
-    ``folder``: your own skills (library.py says how they look); without it the package's ``library``:
-    "household" (short, for the tiny policy) or "alfworld" (fuller, for models that never saw the game).
-    ``retriever`` None: ``ByKind``. Raises ``UserError`` as ``SkillLibrary.load`` does.
+    Args:
+        library: a library of the package: "household" (short texts, for the tiny policy) or "alfworld" (fuller texts,
+            for models that were never trained on the game). Ignored where ``folder`` is set.
+        folder: a folder of your own skills, one markdown file each (format: skills/library.py).
+        retriever: chooses the skills for a task; null means ``ByKind``.
+
+    Raises ``UserError`` for an unknown library and a bad folder.
     """
 
     def __init__(
@@ -72,7 +90,7 @@ class SkillContext(ContextProvider):
     ) -> None:
         self.library = SkillLibrary.load(folder) if folder else SkillLibrary.builtin(library)
         self.retriever = retriever or ByKind()
-        self._given: dict[str, tuple[str, ...]] = {}  # task id → names of the skills that it was given last
+        self._given: dict[str, tuple[str, ...]] = {}  # task id → names of the skills in its last context
 
     def provide(self, task: Task) -> str:
         skills = self.retriever.retrieve(task, self.library)
@@ -83,8 +101,8 @@ class SkillContext(ContextProvider):
         return self._given.get(task.id, ())
 
     def update(self, task: Task, given: Sequence[str], success: bool) -> None:
-        known = {skill.name: skill for skill in self.library}
-        self.retriever.update(task, [known[name] for name in given], success)
+        by_name = {skill.name: skill for skill in self.library}
+        self.retriever.update(task, [by_name[name] for name in given], success)
 
     def state_dict(self) -> dict[str, Any]:
         return self.retriever.state_dict()
@@ -94,7 +112,7 @@ class SkillContext(ContextProvider):
 
 
 def render(skills: Sequence[Skill]) -> str:
-    """Skills as one block of text: a heading, then each one's name and text. Empty for no skills."""
+    """Skills as one block of text: a heading, then the name and text of each skill. Empty for no skills."""
     if not skills:
         return ""
     return "\n\n".join(["Useful skills for this task:", *(f"{skill.name}: {skill.text}" for skill in skills)])

@@ -1,8 +1,8 @@
-"""Which skills go with a task. A retriever reads the task's explicit kind or its goal, never a prompt.
+"""Retrievers: the choice of a library's skills for a task, by the task's explicit kind or its goal, never by a prompt.
 
-``ByKind`` and ``All`` choose by metadata, ``Keyword`` and ``BM25`` by the goal's words, ``Random`` by chance,
-``UCB`` by what has succeeded. Where a number ``n`` is asked for, it counts the special skills: a library's
-general ones are always given, first. Left out: embeddings (goals are short), and writing skills.
+``ByKind`` and ``All`` choose by metadata, ``Keyword`` and ``BM25`` by the goal's words, ``Random`` at random, ``UCB``
+by the success of earlier episodes. ``n`` counts special skills (those with ``kinds``); general ones always come first.
+Left out: embeddings (goals are short), and writing skills.
 """
 
 from __future__ import annotations
@@ -14,11 +14,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
 from sdar_pl.skills.library import SkillLibrary
 from sdar_pl.types import Skill, Task
 
-#: words that say nothing about what a goal asks for
+#: stop words
 # fmt: off
 _STOP = frozenset([
     "a", "an", "and", "are", "as", "at", "be", "by", "for", "from", "in", "into", "is", "it",
@@ -28,35 +29,35 @@ _STOP = frozenset([
 
 
 def words(text: str) -> list[str]:
-    """The whole words of a text in lower case, without those that say nothing."""
+    """The whole words of a text in lower case, without stop words."""
     return [word for word in re.findall(r"[a-z]+", text.lower()) if word not in _STOP]
 
 
 def _document(skill: Skill) -> list[str]:
-    """What a goal is compared with: what a skill is for. Its text names places and objects of other goals too."""
+    """The words that a goal is compared with: name and description. A skill's text also names other goals' objects."""
     return words(f"{skill.name} {skill.description}")
 
 
 class Retriever(ABC):
-    """Chooses skills from a library; may learn from how the episodes that they were given to ended."""
+    """A rule that chooses skills for a task. It may learn from the outcomes of episodes."""
 
     @abstractmethod
     def retrieve(self, task: Task, library: SkillLibrary) -> list[Skill]:
-        """The skills for this task, general ones first; may be empty."""
+        """The skills for the task, general ones first; can be empty."""
 
     def update(self, task: Task, skills: Sequence[Skill], success: bool) -> None:  # noqa: B027 - most do not learn
-        """Hear how one episode with these skills ended."""
+        """Learn from the outcome of one episode whose context held these skills."""
 
     def state_dict(self) -> dict[str, Any]:
-        """What has been learnt, as plain data for a checkpoint."""
+        """Everything learnt, as plain data for a checkpoint (numbers, texts, lists, dictionaries)."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:  # noqa: B027 - most have no state
-        """Take back what ``state_dict`` gave."""
+        """Restore the state that ``state_dict`` returned."""
 
 
 class ByKind(Retriever):
-    """The general skills and those of the task's kind."""
+    """The general skills, then those of the task's kind."""
 
     def retrieve(self, task: Task, library: SkillLibrary) -> list[Skill]:
         return library.for_task(task)
@@ -70,22 +71,28 @@ class All(Retriever):
 
 
 class _Best(Retriever):
-    """The general skills and the ``n`` special ones that score highest; raises ``UserError`` for ``n`` < 1."""
+    """The general skills and the ``n`` special ones with the highest scores. Raises ``UserError`` for ``n`` < 1."""
 
     def __init__(self, n: int = 1) -> None:
-        if n < 1:
-            raise UserError(f"{type(self).__name__}: n is {n}: ask for at least one skill")
-        self.n = n
+        self.n = at_least("data.context.retriever.n", n, 1)
 
     def _best(self, library: SkillLibrary, score: Callable[[int, Skill], float]) -> list[Skill]:
-        """``score`` of a skill and its number in the library; -inf leaves a skill out. Ties: the first wins."""
+        """The general skills, then the best special ones.
+
+        ``score`` takes a skill's index in the library and the skill; -inf leaves it out. The first of equals wins.
+        """
         scores = {k: score(k, skill) for k, skill in enumerate(library) if skill.kinds}
         ranked = sorted((k for k in scores if scores[k] > -math.inf), key=lambda k: -scores[k])
         return [skill for skill in library if not skill.kinds] + [library.skills[k] for k in ranked[: self.n]]
 
 
 class Random(_Best):
-    """``n`` special skills by chance, always the same for one seed and task."""
+    """``n`` special skills at random; the same ones for the same seed and task.
+
+    Args:
+        n: number of special skills (≥ 1).
+        seed: of the choice.
+    """
 
     def __init__(self, n: int = 1, seed: int = 0) -> None:
         super().__init__(n)
@@ -97,10 +104,16 @@ class Random(_Best):
 
 
 class Keyword(_Best):
-    """The ``n`` special skills whose name and description overlap most with the goal in whole words.
+    """The ``n`` special skills whose name and description have the highest Jaccard index with the goal, in whole words.
 
-    Overlap: words shared / words in either (Jaccard); a skill that shares no word is left out.
+    The index is |shared words| / |words in either|. A skill that shares no word is left out.
+
+    Args:
+        n: highest number of special skills (≥ 1).
     """
+
+    def __init__(self, n: int = 1) -> None:
+        super().__init__(n)
 
     def retrieve(self, task: Task, library: SkillLibrary) -> list[Skill]:
         goal = set(words(task.text))
@@ -115,8 +128,10 @@ class Keyword(_Best):
 class BM25(_Best):
     """The ``n`` special skills with the highest BM25 score of name and description for the goal's words.
 
-    A skill that shares no word is left out. Needs the package bm25s (extra ``search``): raises
-    ``UserError`` without it.
+    A skill that shares no word is left out. Raises ``UserError`` without the package bm25s (extra ``search``).
+
+    Args:
+        n: highest number of special skills (≥ 1).
     """
 
     def __init__(self, n: int = 1) -> None:
@@ -124,7 +139,9 @@ class BM25(_Best):
         try:
             import bm25s
         except ImportError as error:
-            raise UserError("BM25 needs the package bm25s: pip install 'sdar_pl[search]', or use Keyword") from error
+            raise UserError(
+                "data.context.retriever: BM25 needs the package bm25s; pip install 'sdar_pl[search]', or use Keyword"
+            ) from error
         self._new_index: Callable[[], Any] = bm25s.BM25
         self._indexed: tuple[SkillLibrary, Any] | None = None
 
@@ -138,26 +155,32 @@ class BM25(_Best):
 
 
 class UCB(_Best):
-    """The ``n`` special skills with the highest upper confidence bound of success, for each task kind alone.
+    """The ``n`` special skills with the highest upper confidence bound of success, separately for each task kind.
 
-    Bound: mean success + ``exploration`` · √(ln N / N_skill) (UCB1; Auer, Cesa-Bianchi and Fischer 2002), where
-    N is what the task's kind has heard of all skills. Untried skills come first; ties break by seed and task.
+    Bound: mean success + ``exploration`` · √(ln N / N_skill) (UCB1; Auer, Cesa-Bianchi and Fischer 2002). N_skill is
+    the number of the kind's episodes with the skill, N its sum over skills. Untried skills come first. Seed and task
+    break ties.
+
+    Args:
+        n: number of special skills (≥ 1).
+        exploration: weight of the confidence term (≥ 0); 0 always takes the skill with the highest mean.
+        seed: breaks ties.
     """
 
     def __init__(self, n: int = 1, exploration: float = 1.0, seed: int = 0) -> None:
         super().__init__(n)
-        self.exploration = exploration
+        self.exploration = at_least("data.context.retriever.exploration", exploration, 0)
         self.seed = seed
-        self._heard: dict[str, dict[str, list[int]]] = {}  # kind → skill → [episodes, successes]
+        self._counts: dict[str, dict[str, list[int]]] = {}  # kind → skill → [episodes, successes]
 
     def retrieve(self, task: Task, library: SkillLibrary) -> list[Skill]:
-        heard = self._heard.get(task.kind, {})
-        total = sum(episodes for episodes, _ in heard.values())
+        counts = self._counts.get(task.kind, {})
+        total = sum(episodes for episodes, _ in counts.values())
         rng = random.Random(f"{self.seed}/{task.id}")
 
         def bound(k: int, skill: Skill) -> float:
             tie = rng.random()
-            episodes, successes = heard.get(skill.name, (0, 0))
+            episodes, successes = counts.get(skill.name, (0, 0))
             if not episodes:
                 return 1e6 + tie
             return successes / episodes + self.exploration * math.sqrt(math.log(total) / episodes) + 1e-9 * tie
@@ -165,15 +188,19 @@ class UCB(_Best):
         return self._best(library, bound)
 
     def update(self, task: Task, skills: Sequence[Skill], success: bool) -> None:
-        heard = self._heard.setdefault(task.kind, {})
+        counts = self._counts.setdefault(task.kind, {})
         for skill in skills:
-            if skill.kinds:  # the general ones are always given: there is nothing to choose
-                count = heard.setdefault(skill.name, [0, 0])
+            if skill.kinds:  # general skills are always retrieved: there is no choice to learn
+                count = counts.setdefault(skill.name, [0, 0])
                 count[0] += 1
                 count[1] += bool(success)
 
     def state_dict(self) -> dict[str, Any]:
-        return {kind: {name: list(count) for name, count in heard.items()} for kind, heard in self._heard.items()}
+        return _copied(self._counts)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._heard = {kind: {name: list(count) for name, count in heard.items()} for kind, heard in state.items()}
+        self._counts = _copied(state)
+
+
+def _copied(counts: dict[str, dict[str, list[int]]]) -> dict[str, dict[str, list[int]]]:
+    return {kind: {name: list(count) for name, count in skills.items()} for kind, skills in counts.items()}

@@ -12,7 +12,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from helpers import SHARED
+from helpers import CONFIGS, SHARED
 from helpers.evidence import required
 
 ARCHIVE = SHARED / "alfworld" / "json_2.1.1.tar.xz"
@@ -29,6 +29,13 @@ def golden(name: str) -> Any:
     path = SHARED / "golden" / name
     required(path, "figures of the reference implementations")
     return json.loads(gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_bytes())
+
+
+def command(name: str, folder: Path, *arguments: str) -> list[str]:
+    """Words of a command on configs/alfworld/tiny.yaml that trains and evaluates on the unpacked splits."""
+    config = ["--config", str(CONFIGS / "alfworld" / "tiny.yaml"), "--trainer.default_root_dir", str(folder)]
+    data = ["--data.environment.init_args.root", str(games()), "--data.train_split", "valid_unseen"]
+    return [name, *config, *data, *arguments]
 
 
 @cache

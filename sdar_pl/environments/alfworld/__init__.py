@@ -1,10 +1,9 @@
 """ALFWorld: the 3,827 real household games of ``alfworld-download``.
 
-Two engines play them. ``native`` (the default) is rules.py: plain Python, thousands of times faster, and
-checked against the official engine's transcripts. ``textworld`` is the official engine itself, in worker
-processes (textworld_worker.py); it needs the packages alfworld and textworld. Left out: the visual
-simulator, and the folders with movable receptacles or sliced objects, which the official engine leaves
-out too.
+Two engines play them. ``native`` (the default) is household/rules.py: plain Python, thousands of times faster, and
+tested against the official engine's transcripts. ``textworld`` is the official engine itself in worker processes
+(textworld_worker.py); it needs the packages alfworld and textworld. Left out: the visual simulator, and folders with
+movable receptacles or sliced objects, which the official engine leaves out too.
 """
 
 from __future__ import annotations
@@ -18,9 +17,10 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
+from sdar_pl.checks import one_of
 from sdar_pl.environments.alfworld.pddl import load_game, read_text
 from sdar_pl.environments.base import Session
-from sdar_pl.environments.household.game import KINDS, Game
+from sdar_pl.environments.household.game import KINDS, Game, chosen_kinds
 from sdar_pl.environments.household.prompts import HouseholdPrompts, parse_action
 from sdar_pl.environments.household.rules import HouseholdSession
 from sdar_pl.errors import UserError
@@ -30,20 +30,25 @@ __all__ = ["AlfWorld", "parse_action"]
 
 FOLDER = "json_2.1.1"
 GAME_FILE = "game.tw-pddl"
-_UNSUPPORTED = ("movable", "Sliced")  # folders that the official engine passes over
+_UNSUPPORTED = ("movable", "Sliced")  # in names of folders that the official engine leaves out
 
 _cached_game = lru_cache(maxsize=256)(load_game)
 
 
 class AlfWorld(HouseholdPrompts):
-    """The games below ``<root>/json_2.1.1/<split>/<task folder>/<trial>/``.
+    """The games below ``<root>/json_2.1.1/<split>/<task folder>/<trial>/``. Splits: train, valid_seen, valid_unseen.
 
-    ``root``: that folder's parent or the folder itself; None is ``$ALFWORLD_DATA``, else
-    ``~/.cache/alfworld``, where ``alfworld-download`` puts it. ``kinds`` None: all six. Other arguments as
-    in ``HouseholdPrompts``; ``success_reward`` is given for the winning step.
+    Args:
+        root: the folder json_2.1.1 or its parent; null means ``$ALFWORLD_DATA`` or, where that variable is not set,
+            ``~/.cache/alfworld``, the folder of ``alfworld-download``.
+        engine: "native" (our own rules) or "textworld" (the official engine, in processes of its own).
+        kinds: task kinds to play; null means all six.
+        think: ask for reasoning in <think> tags before the action, and count an output without them as invalid.
+        show_admissible: list the admissible commands with every observation.
+        success_reward: reward of the step that wins; every other step has reward 0.
 
-    A game file that cannot be read is skipped with a warning and counted in ``skipped``. Raises
-    ``UserError`` where there is no data, a kind is unknown or the engine's packages are missing.
+    A game file that cannot be read is skipped with a warning and counted in ``skipped``. Raises ``UserError`` for a
+    folder without games, an unknown kind or engine, and missing packages.
     """
 
     def __init__(
@@ -56,14 +61,13 @@ class AlfWorld(HouseholdPrompts):
         success_reward: float = 10.0,
     ) -> None:
         super().__init__(think=think, show_admissible=show_admissible)
-        self.kinds = KINDS if kinds is None else tuple(kinds)
-        for kind in self.kinds or [""]:
-            if kind not in KINDS:
-                raise UserError(f"alfworld: unknown kind {kind!r}: use some of {', '.join(KINDS)}")
-        if engine not in ("native", "textworld"):
-            raise UserError(f"alfworld: unknown engine {engine!r}: use native or textworld")
+        self.kinds = chosen_kinds(kinds)
+        one_of("data.environment.engine", engine, ("native", "textworld"))
         if engine == "textworld" and not (find_spec("textworld") and find_spec("alfworld")):
-            raise UserError("alfworld: engine 'textworld' needs more packages: pip install 'sdar_pl[alfworld]'")
+            raise UserError(
+                "data.environment.engine: 'textworld' needs the packages alfworld and textworld; "
+                "pip install 'sdar_pl[alfworld]', or use 'native'"
+            )
         self.engine = engine
         self.success_reward = success_reward
         self.root = _find(root)
@@ -72,9 +76,9 @@ class AlfWorld(HouseholdPrompts):
         self._lock = threading.Lock()
 
     def tasks(self, split: str) -> Sequence[Task]:
-        """The tasks of a split, sorted by id ("valid_seen/pick_…/trial_…"). Read once, then remembered.
+        """The tasks of a split, sorted by id ("valid_seen/pick_…/trial_…"). They are read once and then cached.
 
-        Raises ``UserError`` for an unknown split and for one without a single good game.
+        Raises ``UserError`` for an unknown split and for a split without a good game.
         """
         with self._lock:
             if split not in self._tasks:
@@ -82,7 +86,7 @@ class AlfWorld(HouseholdPrompts):
         return self._tasks[split]
 
     def game(self, task: Task) -> Game:
-        """The game behind a task. Raises ``UserError`` where its file is gone or bad."""
+        """The game of a task. Raises ``UserError`` for a game file that is missing or bad."""
         return _cached_game(self.root / task.id / GAME_FILE, task.id)
 
     def session(self, task: Task) -> Session:
@@ -97,9 +101,11 @@ class AlfWorld(HouseholdPrompts):
         return self.game(task).walkthrough
 
     def _read(self, split: str) -> tuple[Task, ...]:
-        known = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
-        if split not in known:
-            raise UserError(f"alfworld has no split {split!r}: {self.root} has {', '.join(known) or 'none'}")
+        splits = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
+        if split not in splits:
+            raise UserError(
+                f"data.environment: AlfWorld has no split {split!r}; {self.root} has {', '.join(splits) or 'none'}"
+            )
         tasks = []
         for path in sorted((self.root / split).glob(f"*/*/{GAME_FILE}")):
             id = path.parent.relative_to(self.root).as_posix()
@@ -108,20 +114,23 @@ class AlfWorld(HouseholdPrompts):
                 continue
             try:
                 if kind not in KINDS:
-                    raise UserError(f"{path}: the folder's name begins with no known kind of task")
+                    raise UserError(f"{path}: the folder's name must begin with one of {', '.join(KINDS)}")
                 tasks.append(Task(id, kind, read_text(path)))
             except UserError as error:
                 self.skipped += 1
-                warnings.warn(f"alfworld: skipped a bad game: {error}", stacklevel=3)
+                warnings.warn(f"data.environment: skipped a bad game: {error}", stacklevel=3)
         if not tasks:
-            raise UserError(f"alfworld: no good game in {self.root / split} ({self.skipped} skipped)")
+            raise UserError(f"data.environment.root: no good game in {self.root / split} ({self.skipped} skipped)")
         return tuple(tasks)
 
 
 def _find(root: str | None) -> Path:
-    given = Path(root or os.environ.get("ALFWORLD_DATA") or "~/.cache/alfworld").expanduser()
-    if (given / FOLDER).is_dir():
-        return given / FOLDER
-    if given.name == FOLDER and given.is_dir():
-        return given
-    raise UserError(f"alfworld: no games at {given / FOLDER}: run alfworld-download, or set root or $ALFWORLD_DATA")
+    """The folder json_2.1.1. Raises ``UserError`` where it does not exist."""
+    path = Path(root or os.environ.get("ALFWORLD_DATA") or "~/.cache/alfworld").expanduser()
+    if (path / FOLDER).is_dir():
+        return path / FOLDER
+    if path.name == FOLDER and path.is_dir():
+        return path
+    raise UserError(
+        f"data.environment.root: no games at {path / FOLDER}; run alfworld-download, or set this key or $ALFWORLD_DATA"
+    )

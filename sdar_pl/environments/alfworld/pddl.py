@@ -1,8 +1,8 @@
-"""Reads an ALFWorld game file (``game.tw-pddl``) into a ``Game``.
+"""ALFWorld game files (``game.tw-pddl``) → ``Game``.
 
-The file is JSON; in it stands a PDDL problem. We read the facts of ``:init`` and recognise the six goals
-that ALFRED has; the domain (the rules) is rules.py's business and is not read at all. What the official
-engine makes of a problem – names, their numbers, the order of lists – is derived here.
+The file is JSON with a PDDL problem in it. This module reads the facts of ``:init`` and recognises ALFRED's six goals.
+It does not read the domain: the rules are household/rules.py. It derives what the official engine derives from a
+problem: spoken names, their numbers, and the order of lists.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def _words(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-#: what may stand in ``:init``; the last line means nothing to the rules
+#: predicates that ``:init`` may have; those of the last line have no effect on the rules
 _INIT = _words(
     """atlocation receptacleatlocation objectatlocation openable opened inreceptacle isreceptacleobject
     inreceptacleobject receptacletype cancontain objecttype isclean cleanable ishot heatable iscool coolable
@@ -34,7 +34,7 @@ _GOAL = _words(
     """objecttype receptacletype inreceptacle cleanable isclean heatable ishot coolable iscool sliceable issliced
     toggleable istoggled receptacleatlocation atlocation holds ="""
 )
-#: the first words of lists before the goal where nothing is unusual, in the official files' spelling
+#: first words of the lists before the goal in a usual file, in the official spelling
 _HEAD = re.compile(r"\(\s*([^\s()]+)")
 _HEADS = _words(
     """define problem :domain :objects :init atLocation receptacleAtLocation objectAtLocation openable opened
@@ -48,35 +48,35 @@ Expression = list[Any]  # of words and expressions
 
 
 def load_game(path: str | Path, id: str = "") -> Game:
-    """Read one game; its ``id`` is the path where none is given.
+    """Read one game. ``id`` is by default the path.
 
-    Raises ``UserError``, in one line that names the file, for a file that is not whole, is no game, or
-    uses predicates or a goal that the rules do not know.
+    Raises ``UserError``, in one line that names the file, for a file that is cut off or not a game, and for predicates
+    or a goal that the rules do not have.
     """
-    with _told(path):
+    with _errors_name(path):
         return _game(_read(path), id or str(path))
 
 
 def read_text(path: str | Path) -> str:
-    """``load_game(path).text``, several times as fast: for reading thousands of files.
+    """``load_game(path).text``, several times as fast, for reading thousands of files.
 
-    Checks that the file is whole, the predicates known and the goal one of the six. A fact with a name
-    too many slips through; ``load_game`` finds it.
+    It raises for a cut-off file, an unknown predicate and a goal that is not one of the six. Only ``load_game`` checks
+    the number of names in a fact.
     """
-    with _told(path):
+    with _errors_name(path):
         data = _read(path)
         problem: str = data["pddl_problem"]
         start = problem.find("(:goal")
         usual = start > 0 and problem.count("(") == problem.count(")")
         if not usual or not _HEADS.issuperset(_HEAD.findall(problem[:start])):
-            return _game(data, "").text  # it has the right words for what is wrong, if something is
+            return _game(data, "").text  # raises the exact error, if there is one
         _goal(_sections(f"((:init) {problem[start:]}")[":goal"])
         return _text(data)
 
 
 @contextmanager
-def _told(path: str | Path) -> Iterator[None]:
-    """Turn what can go wrong with a file into a ``UserError`` that names it."""
+def _errors_name(path: str | Path) -> Iterator[None]:
+    """Convert errors of reading and parsing to a ``UserError`` that names the file."""
     try:
         yield
     except OSError as error:
@@ -90,7 +90,7 @@ def _told(path: str | Path) -> Iterator[None]:
 def _read(path: str | Path) -> dict[str, Any]:
     data = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(data, dict) or not isinstance(data.get("pddl_problem"), str):
-        raise UserError("no ALFWorld game: the key 'pddl_problem' is missing")
+        raise UserError("not an ALFWorld game; the key 'pddl_problem' is missing")
     return data
 
 
@@ -118,9 +118,9 @@ def _game(data: dict[str, Any], id: str) -> Game:
 
 
 def read_expression(text: str) -> Expression:
-    """A small s-expression reader: text → nested lists of words. Raises ``UserError``."""
+    """S-expressions → nested lists of words. Raises ``UserError`` for unbalanced parentheses."""
     stack: list[Expression] = [[]]
-    # a flat list, as nearly all are, is one token: five times as fast
+    # A list without inner lists is one token: five times as fast, since nearly all are flat.
     for token in re.findall(r"\([^()]*\)|[()]|[^\s()]+", re.sub(r";[^\n]*", "", text)):
         if token == "(":
             stack.append([])
@@ -129,7 +129,7 @@ def read_expression(text: str) -> Expression:
         elif token != ")":
             stack[-1].append(token)
         elif len(stack) == 1:
-            raise UserError("the PDDL problem has a ')' too many")
+            raise UserError("the PDDL problem has one ')' too many")
         else:
             stack[-2].append(stack.pop())
     if len(stack) > 1:
@@ -147,7 +147,7 @@ def _sections(problem: str) -> dict[str, Expression]:
 
 
 def _facts(init: Expression) -> Facts:
-    """Facts by predicate. Only predicates are made lower case: names and types keep their spelling."""
+    """Facts by lower-case predicate. Names and types keep their spelling."""
     facts: Facts = defaultdict(list)
     for fact in init:
         predicate = str(fact[0]).lower() if isinstance(fact, list) and fact else str(fact)
@@ -166,7 +166,7 @@ def _of(facts: Facts, predicate: str, arguments: int) -> Iterator[tuple[str, ...
 
 
 def _names(words: Iterable[str]) -> dict[str, str]:
-    """Spoken names by id, in listing order: ids sorted, the first of a type gets the highest number.
+    """Spoken names by id, in the order of lists: ids sorted; the first of a type gets the highest number.
 
     "Cabinet_bar__minus_01_dot_16…" is "cabinet 12"; an id with "basin" in it is a "sinkbasin", not a "sink".
     """
@@ -233,7 +233,10 @@ def _things(facts: Facts, names: dict[str, str]) -> tuple[Thing, ...]:
 
 
 def _goal(goal: Expression) -> Goal:
-    """Recognise ALFRED's goals: objects of one type in a receptacle, or held beside a lamp that was turned on."""
+    """One of ALFRED's goals: objects of one type in a receptacle, or one held beside a lamp that was turned on.
+
+    Raises ``UserError`` for any other.
+    """
     facts: Facts = defaultdict(list)
     _flatten(goal, facts)
     types = {object: _bare(type) for object, type in _of(facts, "objecttype", 2)}
@@ -247,7 +250,7 @@ def _goal(goal: Expression) -> Goal:
     objects = {types.get(object, "") for object, _ in placed}
     places = {receptacles.get(receptacle, "") for _, receptacle in placed}
     if len(objects) != 1 or len(places) != 1 or "" in objects | places or len(states) > 1:
-        raise UserError("the :goal is none of the six that ALFRED has")
+        raise UserError("the :goal is none of ALFRED's six")
     kind = "pick_two_obj_and_place" if len(placed) == 2 else "pick_and_place_simple"
     verb = {"clean": "clean", "hot": "heat", "cool": "cool"}
     return Goal(
@@ -261,7 +264,7 @@ def _goal(goal: Expression) -> Goal:
 
 
 def _flatten(expression: Expression, facts: Facts) -> None:
-    """Collect the atoms of a conjunction. The one negation that ALFRED uses is (not (= ?o1 ?o2))."""
+    """Collect the atoms of a conjunction. ALFRED's only negation is (not (= ?o1 ?o2))."""
     for part in expression:
         if isinstance(part, str) or not part:
             continue

@@ -1,9 +1,9 @@
-"""ALFWorld's official engine behind the ``Session`` interface, each play in a process of its own.
+"""ALFWorld's official engine behind the ``Session`` interface, each session in a process of its own.
 
-The engine's planner library keeps global state, so one process can play one game at a time. A session
-borrows a worker from the pool and gives it back in ``close``; a worker that dies or hangs fails its own
-session only and is replaced for the next. Workers end when their input does, so none outlives a killed
-parent. The protocol is one JSON line each way. Run as a module, this file is the worker.
+The engine's planner library keeps global state, so one process plays one game at a time. A session takes a worker from
+the pool and returns it in ``close``. A worker that dies or hangs fails its own session only; the pool starts another. A
+worker ends at the end of its input, so none outlives a killed parent. The protocol is one JSON line in each direction.
+Run as a module, this file is the worker.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ TIMEOUT = 120.0  # seconds; loading a large game takes about two
 
 
 class WorkerError(RuntimeError):
-    """A worker process ended, hung or raised. The session is lost, the pool is not."""
+    """A worker process ended, hung or raised. It fails one session; the pool goes on."""
 
 
 class Worker:
@@ -59,7 +59,7 @@ class Worker:
             line = stdout.readline() if ready else ""
         except (OSError, ValueError) as error:  # a broken or closed pipe
             self.kill()
-            raise WorkerError(f"the textworld worker has gone: {error}") from error
+            raise WorkerError(f"the textworld worker ended: {error}") from error
         if not line.endswith("\n"):
             self.kill()
             raise WorkerError("the textworld worker ended" if ready else f"no answer in {TIMEOUT:.0f} s")
@@ -78,7 +78,7 @@ class Worker:
 
 
 class Pool:
-    """Idle workers. As many processes live as there have been sessions at the same time."""
+    """Idle workers. The number of processes is the highest number of simultaneous sessions so far."""
 
     def __init__(self) -> None:
         self._idle: list[Worker] = []
@@ -99,7 +99,7 @@ class Pool:
                 self._idle.append(worker)
 
     def close(self) -> None:
-        """End the idle workers."""
+        """Kill the idle workers."""
         with self._lock:
             for worker in self._idle:
                 worker.kill()
@@ -110,7 +110,7 @@ POOL = Pool()
 
 
 class TextWorldSession(Session):
-    """One play of the game file at ``path``. ``reset`` and ``step`` raise ``WorkerError``."""
+    """One episode of the game file at ``path``. ``reset`` and ``step`` raise ``WorkerError``."""
 
     def __init__(self, path: Path, success_reward: float = 10.0, pool: Pool = POOL) -> None:
         self.path = path
@@ -135,7 +135,7 @@ class TextWorldSession(Session):
 
     def _observe(self, request: dict[str, str]) -> Observation:
         if self._worker is None:
-            raise WorkerError("this session is closed or was never reset")
+            raise WorkerError("the session is closed, or reset() was not called")
         answer = self._worker.ask(request)
         won = bool(answer["won"])
         reward = self.success_reward if won else 0.0
@@ -144,9 +144,9 @@ class TextWorldSession(Session):
 
 
 def main() -> None:
-    """The worker: answer requests on standard input until it ends."""
+    """The worker: answer the requests on standard input until its end."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what the engine prints must not mix with the protocol
+    os.dup2(2, 1)  # the engine's own output must not enter the protocol
     environment = None
     for line in sys.stdin:
         request = json.loads(line)
@@ -167,7 +167,7 @@ def main() -> None:
 
 
 def load(path: str) -> Any:
-    """The official engine with the game file at ``path``, as alfworld sets it up."""
+    """The official engine with the game file at ``path``, set up as by alfworld."""
     import textworld
     from alfworld.agents.environment.alfred_tw_env import AlfredDemangler
 

@@ -1,6 +1,6 @@
 """The default environment: generated household games, no data and no download.
 
-Tasks are made when they are asked for, so a split of a hundred thousand costs nothing until it is read.
+A task is generated when it is read, so a split of 100,000 tasks costs nothing at start.
 """
 
 from __future__ import annotations
@@ -9,24 +9,24 @@ import random
 from collections.abc import Sequence
 from dataclasses import dataclass
 from hashlib import blake2b
-from typing import Any, overload
+from typing import overload
 from zlib import crc32
 
+from sdar_pl.checks import at_least, one_of
 from sdar_pl.environments.household.expert import Expert
-from sdar_pl.environments.household.game import KINDS, Game
-from sdar_pl.environments.household.generator import Size, generate
+from sdar_pl.environments.household.game import Game, chosen_kinds
+from sdar_pl.environments.household.generator import SIZES, Size, generate
 from sdar_pl.environments.household.prompts import HouseholdPrompts
 from sdar_pl.environments.household.rules import HouseholdSession
 from sdar_pl.errors import UserError
 from sdar_pl.types import Task
 
-#: split → the tenths of all possible games that are its own: the splits are disjoint in what the games
-#: are, not only in their seeds
-_SHARES = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
+#: split → the hash buckets whose games it owns: no game can occur in two splits, whatever the seeds
+_BUCKETS = {"train": range(8), "validation": range(8, 9), "test": range(9, 10)}
 
 
-def share(game: Game) -> int:
-    """Which tenth of all games this one is in (0–9): by its goal and contents, whatever its id and wording."""
+def bucket(game: Game) -> int:
+    """Hash of a game's goal and contents, 0–9; its id and its wording do not count."""
     goal = (game.goal.kind, game.goal.object, game.goal.receptacle)
     furniture = [(receptacle.name, receptacle.openable) for receptacle in game.receptacles]
     return crc32(repr((goal, furniture, [(thing.name, thing.place) for thing in game.things])).encode()) % 10
@@ -34,7 +34,7 @@ def share(game: Game) -> int:
 
 @dataclass(frozen=True)
 class Tasks(Sequence[Task]):
-    """The tasks of one split, made on access. The k-th has the kind ``kinds[k % len(kinds)]``."""
+    """The tasks of one split, generated on access. The k-th has the kind ``kinds[k % len(kinds)]``."""
 
     split: str
     number: int
@@ -61,18 +61,27 @@ class Tasks(Sequence[Task]):
             words = f"{self.size}/{self.seed}/{self.split}/{index}/{attempt}"
             seed = int.from_bytes(blake2b(words.encode(), digest_size=6).digest(), "big")
             game = generate(seed, kind=kind, size=self.size)
-            if share(game) in _SHARES[self.split]:
+            if bucket(game) in _BUCKETS[self.split]:
                 data = {"seed": seed, "kind": kind, "size": self.size}
                 return Task(f"household/{self.split}/{index}", kind, game.text, data)
             attempt += 1
 
 
 class Household(HouseholdPrompts):
-    """Generated games in a household of the given ``size`` (generator.py).
+    """Generated games in a household.
 
-    ``kinds`` None: all six, in turn. ``seed`` chooses another world of tasks. Other arguments as in
-    ``HouseholdPrompts``; ``success_reward`` is given for the winning step. Raises ``UserError`` for an
-    unknown size or kind, or fewer than one task.
+    Args:
+        size: of a game; "tiny" (5–7 receptacles, 4–6 objects), "small" (8–11, 8–12) or "full" (20–30, 25–40).
+        train_tasks: number of tasks in the split "train" (≥ 1). A task is generated when it is played.
+        validation_tasks: number of tasks in the split "validation" (≥ 1).
+        test_tasks: number of tasks in the split "test" (≥ 1).
+        kinds: task kinds, in turn; null means all six, in the order of ``game.KINDS``.
+        seed: of the generator; another seed makes other tasks. It does not follow ``seed_everything``.
+        think: ask for reasoning in <think> tags before the action, and count an output without them as invalid.
+        show_admissible: list the admissible commands with every observation.
+        success_reward: reward of the step that wins; every other step has reward 0.
+
+    Raises ``UserError`` for an unknown size or kind, no kind, and fewer than one task.
     """
 
     def __init__(
@@ -88,27 +97,21 @@ class Household(HouseholdPrompts):
         success_reward: float = 10.0,
     ) -> None:
         super().__init__(think=think, show_admissible=show_admissible)
-        chosen: Any = KINDS if kinds is None else tuple(kinds)  # Any: the class's own ``kinds`` are exactly six
-        self.kinds = chosen
-        self.size = size
+        self.kinds = chosen_kinds(kinds)
+        self.size = one_of("data.environment.size", size, SIZES)
         self.seed = seed
         self.success_reward = success_reward
         self.numbers = {"train": train_tasks, "validation": validation_tasks, "test": test_tasks}
         for split, number in self.numbers.items():
-            if number < 1:
-                raise UserError(f"household: {split}_tasks is {number}: ask for at least one")
-        if not self.kinds:
-            raise UserError(f"household: kinds is empty: name some of {', '.join(KINDS)}, or leave it out for all")
-        for kind in self.kinds:
-            generate(0, kind=kind, size=size)  # an unknown kind or size is told here, not in the middle of training
+            at_least(f"data.environment.{split}_tasks", number, 1)
 
     def tasks(self, split: str) -> Tasks:
         if split not in self.numbers:
-            raise UserError(f"household has no split {split!r}: use one of {', '.join(self.numbers)}")
+            raise UserError(f"data.environment: Household has no split {split!r}; use {', '.join(self.numbers)}")
         return Tasks(split, self.numbers[split], self.kinds, self.size, self.seed)
 
     def game(self, task: Task) -> Game:
-        """The game behind a task of this environment, whatever its split."""
+        """The game of a task of this environment, of any split."""
         return generate(**task.data)
 
     def session(self, task: Task) -> HouseholdSession:
@@ -116,9 +119,9 @@ class Household(HouseholdPrompts):
 
     def expert_plan(self, task: Task) -> tuple[str, ...]:
         """The expert's commands from the start to success: a reference solution."""
-        play, expert = self.session(task), Expert(task.text, random.Random(task.id))
-        observation, actions = play.reset(), list[str]()
+        session, expert = self.session(task), Expert(task.text, random.Random(task.id))
+        observation, actions = session.reset(), list[str]()
         while not observation.done:
             actions.append(expert.act(observation))
-            observation = play.step(actions[-1])
+            observation = session.step(actions[-1])
         return tuple(actions)

@@ -1,7 +1,7 @@
-"""Facts about households, in ALFRED's own type names: what stands in a room, what lies where, what can hold what.
+"""Statistics of households, in ALFRED's type names: furniture of a room, places of objects, what can contain what.
 
-Counted over one game of each of the 112 rooms behind ALFWorld's games (one fact table, no code and no text
-of theirs). Left out: whatever cannot be taken and is no lamp, and what hardly ever occurs.
+Counted over one game of each of the 112 rooms behind ALFWorld's games: a table of facts, none of their code or text.
+Left out: objects that can neither be taken nor lit, and rare ones.
 """
 
 # fmt: off
@@ -14,13 +14,17 @@ LAMP = "DeskLamp"
 
 @dataclass(frozen=True)
 class Room:
-    """``receptacles``: type → (expected number, most). ``objects``: type → (expected number, "place:percent …")."""
+    """Contents of a kind of room.
+
+    ``receptacles``: type → (expected number, highest number). ``objects``: type → (expected number, places as
+    "Receptacle:percent …").
+    """
 
     receptacles: dict[str, tuple[float, int]]
     objects: dict[str, tuple[float, str]]
 
     def places(self, otype: str) -> dict[str, int]:
-        """Receptacle types in which ``otype`` is found in this room, with their weights (percent)."""
+        """Receptacle types that hold an object of type ``otype`` in this room → how often, in percent."""
         pairs = (entry.split(":") for entry in self.objects[otype][1].split())
         return {rtype: int(weight) for rtype, weight in pairs}
 

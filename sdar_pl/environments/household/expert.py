@@ -1,9 +1,8 @@
-"""Scripted players that know only what they have read: the goal's words and the observations so far.
+"""Scripted players. Their only knowledge of a game is the goal's text and the observations so far.
 
-``Expert`` solves every generated game: it searches plausible places first and knows each task's procedure.
-``Novice`` speaks the same language and knows the goal's nouns, but errs in the procedure with named
-probabilities: it makes the episodes from which the tiny default policy learns the game *without* skills.
-Left out: slicing, and planning the shortest way.
+``Expert`` solves every generated game: it searches plausible receptacles first and follows each task's procedure.
+``Novice`` gives the same well-formed commands, but errs in the procedure with the probabilities of ``Mistakes``. Its
+episodes teach the tiny default policy the game *without* skills. Left out: slicing, and planning the shortest way.
 """
 
 from __future__ import annotations
@@ -40,7 +39,11 @@ _OTYPES = {otype.lower(): otype for room in catalog.ROOMS.values() for otype in 
 
 @dataclass(frozen=True)
 class Aim:
-    """What a goal's words ask for, in lower-case nouns; ``state`` is "", "clean", "hot" or "cool"."""
+    """A goal's text in parts: lower-case nouns; ``state`` is "", "clean", "hot" or "cool".
+
+    Example:
+        ``Aim.parse("find two mug and put them in shelf") == Aim("mug", "shelf", copies=2)``
+    """
 
     object: str
     receptacle: str = ""
@@ -50,10 +53,10 @@ class Aim:
 
     @classmethod
     def parse(cls, text: str) -> Aim:
-        """Reads any of ALFWorld's template wordings. Raises ``UserError`` for other words."""
+        """Parse any of ALFWorld's templates. Raises ``UserError`` for another text."""
         for pattern in _GOALS:
-            if found := pattern.search(text.lower()):
-                words = found.groupdict(default="")
+            if match := pattern.search(text.lower()):
+                words = match.groupdict(default="")
                 return cls(
                     words["object"],
                     words.get("receptacle", ""),
@@ -61,7 +64,7 @@ class Aim:
                     _STATES.get(words.get("state", ""), ""),
                     2 if "two" in words else 1,
                 )
-        raise UserError(f"the goal {text!r} has none of ALFWorld's template wordings")
+        raise UserError(f"goal {text!r}: follows none of ALFWorld's templates, such as 'put a mug in shelf'")
 
 
 def _noun(name: str) -> str:
@@ -69,15 +72,19 @@ def _noun(name: str) -> str:
 
 
 class Expert:
-    """Plays one game: feed each observation to ``act``, which answers with the next command.
+    """A player of one game: give each observation to ``act``, which returns the next command.
 
-    ``rng`` breaks ties between equally plausible places. Raises ``UserError`` for a goal it cannot read.
+    Args:
+        task_text: the goal's text.
+        rng: breaks ties between equally plausible receptacles.
+
+    Raises ``UserError`` for a goal that ``Aim.parse`` cannot read.
     """
 
     def __init__(self, task_text: str, rng: random.Random | None = None) -> None:
         self.aim = Aim.parse(task_text)
         self.rng = rng or random.Random(0)
-        self.last = ""  # the command given last
+        self.last = ""  # the last command
         self.here = ""
         self.held = ""
         self.target = ""  # the receptacle chosen for the first object, kept for the second
@@ -88,7 +95,7 @@ class Expert:
         self.treated: set[str] = set()  # objects that were cleaned, heated or cooled as asked
 
     def act(self, observation: Observation) -> str:
-        """The next command, given what the last one led to (at first: the opening observation)."""
+        """The next command. ``observation`` answers the last command; the first one is that of ``reset``."""
         self._observe(observation.text)
         self.last = self._decide()
         return self.last
@@ -97,25 +104,25 @@ class Expert:
         if not self.luck and (room := re.search(r"you see (.*?)\.(?:\s|$)", text, re.DOTALL)):
             self.luck = {name: self.rng.random() for name in _NAME.findall(room[1])}
             return
-        if found := re.search(r"You arrive at (\w+ \d+)\.", text):
-            self.here = found[1]
+        if match := re.search(r"You arrive at (\w+ \d+)\.", text):
+            self.here = match[1]
         elif text == "Nothing happens." and self.last.startswith("go to "):
-            self.here = self.last.removeprefix("go to ")  # in real games some receptacles are reached together
-        if found := re.search(r"The (\w+ \d+) is closed\.", text):
-            self.closed.add(found[1])
+            self.here = self.last.removeprefix("go to ")  # in real games one location can have several receptacles
+        if match := re.search(r"The (\w+ \d+) is closed\.", text):
+            self.closed.add(match[1])
         for receptacle, listed in _CONTENTS.findall(text):
             self.closed.discard(receptacle)
             self.searched.add(receptacle)
             self.where = {name: place for name, place in self.where.items() if place != receptacle}
             self.where.update(dict.fromkeys(_NAME.findall(listed), receptacle))
-        if found := re.search(r"You pick up the (\w+ \d+)", text):
-            self.held = found[1]
+        if match := re.search(r"You pick up the (\w+ \d+)", text):
+            self.held = match[1]
             self.where.pop(self.held, None)
-        if found := re.search(r"You move the (\w+ \d+) to the (\w+ \d+)", text):
+        if match := re.search(r"You move the (\w+ \d+) to the (\w+ \d+)", text):
             self.held = ""
-            self.where[found[1]] = found[2]
-        if found := re.search(r"You (?:clean|heat|cool) the (\w+ \d+) using", text):
-            self.treated.add(found[1])
+            self.where[match[1]] = match[2]
+        if match := re.search(r"You (?:clean|heat|cool) the (\w+ \d+) using", text):
+            self.treated.add(match[1])
 
     def _decide(self) -> str:
         if not self.held:
@@ -149,7 +156,7 @@ class Expert:
         return self._go(place) or f"move {self.held} to {place}"
 
     def _nearest(self, noun: str) -> str:
-        """A receptacle of this noun: here, else one not known to be closed, else the first."""
+        """A receptacle of this noun: the present one, else one not seen closed, else the one of the lowest number."""
         names = [name for name in self.luck if _noun(name) == noun]
         return min(names, key=lambda name: (name != self.here, name in self.closed, int(name.rsplit(" ", 1)[1])))
 
@@ -163,7 +170,7 @@ class Expert:
             return f"examine {self.here}"
         left = [name for name in self.luck if name not in self.searched and name != self.here]
         if not left:
-            self.searched.clear()  # overlooked something: once more from the start
+            self.searched.clear()  # the object was overlooked: search everything again
             return "look"
         return self._go(max(left, key=lambda name: (self._plausible(noun, name), self.luck[name])))
 
@@ -175,21 +182,21 @@ class Expert:
 
 @dataclass(frozen=True)
 class Mistakes:
-    """Probabilities of a ``Novice``'s errors. Every one below 1 leaves the right way open."""
+    """Probabilities of a ``Novice``'s errors. With every one below 1 success stays possible."""
 
     random_order: float = 0.8  # per game: search anywhere instead of plausible places first
     skip_state: float = 0.7  # per game: place the object without cleaning, heating or cooling it
     skip_take: float = 0.4  # per game: use the lamp without fetching the object
-    skip_lamp: float = 0.55  # per game: take the object, and think that is all
-    stop_early: float = 0.65  # per game: think one object is enough where two are asked
-    leave_closed: float = 0.4  # per closed receptacle: pass on without opening it
-    wrong_place: float = 0.45  # per object: put it where it does not belong
-    wander: float = 0.12  # per turn: do something aimless
-    recover: float = 0.04  # per turn after wrongly thinking the task done: play on as the expert would
+    skip_lamp: float = 0.55  # per game: stop once the object is taken
+    stop_early: float = 0.65  # per game: stop after the first of two objects
+    leave_closed: float = 0.4  # per closed receptacle: go on without opening it
+    wrong_place: float = 0.45  # per object: put it into a wrong receptacle
+    wander: float = 0.12  # per turn: give a command that leads nowhere
+    recover: float = 0.04  # per turn after stopping too early: play on as the expert does
 
 
 class Novice(Expert):
-    """An ``Expert`` that makes ``mistakes``; its commands are always well formed."""
+    """An ``Expert`` that makes ``mistakes``. Its commands are always well formed."""
 
     def __init__(self, task_text: str, rng: random.Random | None = None, mistakes: Mistakes | None = None) -> None:
         super().__init__(task_text, rng)
@@ -200,8 +207,8 @@ class Novice(Expert):
         self.skip_lamp = bool(self.aim.lamp) and self._chance(m.skip_lamp)
         self.stop_early = self.aim.copies > 1 and self._chance(m.stop_early)
         self.recovered = False
-        self.content = False  # thinks that the task is done
-        self.wrong = ""  # where the held object goes by mistake
+        self.content = False  # takes the task for done
+        self.wrong = ""  # the wrong receptacle for the held object
         self.delivered = 0
 
     def _chance(self, probability: float) -> bool:
@@ -235,20 +242,20 @@ class Novice(Expert):
 
     def _deliver(self) -> str:
         if self.skip_state:
-            self.treated.add(self.held)  # believes so
+            self.treated.add(self.held)  # as if it had the state already
         return self._put(self.wrong) if self.wrong else super()._deliver()
 
     def _plausible(self, noun: str, receptacle: str) -> float:
         return 0.0 if self.random_order else super()._plausible(noun, receptacle)
 
     def _wrong_place(self) -> str:
-        fits = [
+        wrong = [
             name
             for name in self.luck
             if _noun(name) != self.aim.receptacle
             and _OTYPES.get(_noun(self.held)) in catalog.CAN_CONTAIN.get(_RTYPES.get(_noun(name), ""), ())
         ]
-        return self.rng.choice(fits) if fits and not self.aim.lamp else ""
+        return self.rng.choice(wrong) if wrong and not self.aim.lamp else ""
 
     def _aimless(self) -> str:
         if self.here in self.closed and self._chance(0.3):

@@ -1,12 +1,16 @@
-"""A household game as plain data: what the rules engine (rules.py) plays, whoever made it.
+"""A household game as plain data: what rules.py plays.
 
-Two sources make a ``Game``: generator.py from a seed, pddl.py from an ALFWorld file. The words are
-ALFWorld's: a *receptacle* has a fixed place and may be opened; an *object* lies in a receptacle.
+A ``Game`` comes from generator.py (a seed) or from alfworld/pddl.py (an ALFWorld file). The words are ALFWorld's: a
+*receptacle* has a fixed location and may be opened; an *object* (``Thing``) lies in a receptacle.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
+
+from sdar_pl.checks import one_of
+from sdar_pl.errors import UserError
 
 #: the six task kinds, with ALFWorld's own names
 KINDS = (
@@ -19,10 +23,25 @@ KINDS = (
 )
 
 
+def chosen_kinds(kinds: Sequence[str] | None) -> tuple[str, ...]:
+    """The value of the key ``kinds``; None means all. Raises ``UserError`` for an unknown kind and for no kind."""
+    if kinds is None:
+        return KINDS
+    if not kinds:
+        raise UserError(f"data.environment.kinds: is empty; must name some of {', '.join(KINDS)}, or be null for all")
+    return tuple(one_of("data.environment.kinds", kind, KINDS) for kind in kinds)
+
+
 @dataclass(frozen=True)
 class Receptacle:
-    """``name`` as spoken ("cabinet 12"), ``type`` as in ALFRED ("Cabinet"). Receptacles with the same
-    ``location`` are reached together; the default "" is a location of its own."""
+    """A piece of furniture.
+
+    ``name`` is the spoken one ("cabinet 12"), ``type`` ALFRED's ("Cabinet"). Going to a receptacle reaches all of the
+    same ``location``; the default "" means a location of its own.
+
+    Example:
+        ``Receptacle("cabinet 12", "Cabinet", openable=True)``
+    """
 
     name: str
     type: str
@@ -33,11 +52,14 @@ class Receptacle:
 
 @dataclass(frozen=True)
 class Thing:
-    """An object. ``place`` is the name of the receptacle that it is in at the start, None if in none.
+    """An object. ``place`` is the name of the receptacle where it starts, None for none.
 
-    The last four fields have a use in real games only, whose simulator had its quirks: an object may be
-    in further receptacles too (``more_places``), and be within reach of other locations than theirs
-    (``locations``, None means theirs). What a ``container`` holds is fixed: it is only told by ``examine``.
+    The last four fields are for real games only, whose simulator has quirks. An object may be in further receptacles
+    (``more_places``). It may be within reach from other locations than those of its receptacles (``locations``; None
+    means theirs). The ``contents`` of a ``container`` are fixed, and only ``examine`` lists them.
+
+    Example:
+        ``Thing("mug 2", "Mug", "cabinet 12", cleanable=True, heatable=True, coolable=True)``
     """
 
     name: str
@@ -62,8 +84,15 @@ class Thing:
 
 @dataclass(frozen=True)
 class Goal:
-    """What wins. ``state`` is "", "clean", "hot" or "cool". For ``look_at_obj_in_light``, ``lamp`` is the
-    type of the lamp that must be on where the agent stands holding the object; ``receptacle`` is ""."""
+    """The condition of success, in ALFRED's types.
+
+    ``count`` objects of type ``object``, in the ``state`` ("", "clean", "hot" or "cool"), must be in one receptacle of
+    type ``receptacle``. For ``look_at_obj_in_light`` the agent must hold the object where a ``lamp`` is that was turned
+    on, and ``receptacle`` is "".
+
+    Example:
+        ``Goal("pick_heat_then_place_in_recep", "Mug", "Cabinet", state="hot")``
+    """
 
     kind: str
     object: str
@@ -76,9 +105,12 @@ class Goal:
 
 @dataclass(frozen=True)
 class Game:
-    """Everything fixed about one game. Receptacles and things stand in the order in which they are listed
-    when spoken ("you see a cabinet 2, a cabinet 1, and …"). ``start`` is the location where the agent
-    stands at first; "" is the middle of the room."""
+    """One game: everything that does not change while it is played.
+
+    Receptacles and things are in the order in which feedback lists them ("you see a cabinet 2, a cabinet 1, and …").
+    ``start`` is the agent's first location; "" is the middle of the room. ``walkthrough`` is a solution that came with
+    the game, if one did.
+    """
 
     id: str
     text: str  # the goal in words, as after "Your task is to: ", without the final full stop

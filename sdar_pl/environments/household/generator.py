@@ -1,8 +1,8 @@
-"""Household games from a seed: the same seed, the same game, on every machine.
+"""Household games from a seed: the same seed makes the same game on every machine.
 
-A game is built around its goal, so it can always be solved: first what the task needs (a place to put the
-object, a place to find it, the sinkbasin, microwave, fridge or lamp), then furniture and other objects as they
-occur in real rooms. Left out: sliced objects, movable receptacles, doors that stand open at the start.
+A game is built around its goal, so it can always be solved. First comes what the task needs: a place to put the
+object, a place to find it, the sinkbasin, microwave, fridge or lamp. Then come furniture and other objects as they
+occur in real rooms. Left out: sliced objects, movable receptacles, receptacles that are open at the start.
 """
 
 from __future__ import annotations
@@ -10,21 +10,22 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Iterable
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
+from sdar_pl.checks import one_of
 from sdar_pl.environments.household import catalog
 from sdar_pl.environments.household.catalog import LAMP, ROOMS, Room
 from sdar_pl.environments.household.game import KINDS, Game, Goal, Receptacle, Thing
-from sdar_pl.errors import UserError
 
 Size = Literal["tiny", "small", "full"]
+SIZES: tuple[Size, ...] = get_args(Size)
 
 
 class _Extent(NamedTuple):
-    receptacles: tuple[int, int]
-    things: tuple[int, int]
-    most: int  # of one receptacle type
-    spare: float  # chance of one more object of the asked type than needed
+    receptacles: tuple[int, int]  # fewest and most
+    things: tuple[int, int]  # fewest and most
+    most: int  # receptacles of one type
+    spare: float  # probability of one object of the goal's type more than the goal needs
 
 
 _EXTENTS = {
@@ -39,8 +40,8 @@ class _Recipe(NamedTuple):
     wordings: tuple[str, ...]
     copies: int = 1
     state: str = ""
-    tool: str = ""  # the receptacle type that gives the state
-    objects: frozenset[str] = frozenset()  # empty: any
+    tool: str = ""  # the receptacle type that brings about the state
+    objects: frozenset[str] = frozenset()  # object types; empty means any
 
 
 _RECIPES = {
@@ -76,15 +77,18 @@ _RECIPES = {
 
 
 def generate(seed: int, *, kind: str | None = None, size: Size = "small") -> Game:
-    """One game, a pure function of the arguments; ``kind`` None draws one of ``KINDS`` evenly.
+    """One game, a pure function of the arguments.
 
-    tiny: 5–7 receptacles and 4–6 objects; small: 8–11 and 8–12; full: 20–30 and about 25–40.
+    Args:
+        seed: of the random stream.
+        kind: one of ``KINDS``; None draws one, each with the same probability.
+        size: tiny (5–7 receptacles and 4–6 objects), small (8–11 and 8–12) or full (20–30 and about 25–40).
+
     Raises ``UserError`` for an unknown kind or size.
     """
-    if kind is not None and kind not in KINDS:
-        raise UserError(f"unknown task kind {kind!r}: use one of {', '.join(KINDS)}")
-    if size not in _EXTENTS:
-        raise UserError(f"unknown size {size!r}: use one of {', '.join(_EXTENTS)}")
+    if kind is not None:
+        one_of("kind", kind, KINDS)
+    one_of("size", size, SIZES)
     rng = random.Random(seed)
     kind = kind or rng.choice(KINDS)
     recipe, extent = _RECIPES[kind], _EXTENTS[size]
@@ -108,7 +112,7 @@ def _goal(rng: random.Random, kind: str, recipe: _Recipe, room: Room) -> Goal:
     objects = sorted((recipe.objects or room.objects.keys()) & room.objects.keys() - {LAMP})
     if kind == "look_at_obj_in_light":
         return Goal(kind, rng.choice(objects), lamp=LAMP)
-    # ascending (object → its targets), so that every object is as likely however many targets it has
+    # Draw the object before its target: all objects have the same probability, however many targets they have.
     targets: dict[str, list[str]] = {}
     for otype in objects:
         fit = [r for r in sorted(catalog.TARGETS[kind] & room.receptacles.keys()) if otype in catalog.CAN_CONTAIN[r]]
@@ -118,7 +122,8 @@ def _goal(rng: random.Random, kind: str, recipe: _Recipe, room: Room) -> Goal:
 
 
 def _sources(room: Room, otype: str, target: str, state: str) -> dict[str, int]:
-    """Where the asked object may lie at the start: not in the target where that would fulfil the goal."""
+    """Receptacle types where the goal's object may lie at the start, with weights. The target is none where being there
+    would fulfil the goal."""
     return {r: weight for r, weight in room.places(otype).items() if state or r != target}
 
 
@@ -134,11 +139,11 @@ def _receptacles(
     if goal.lamp:
         needed.add(_draw(rng, room.places(goal.lamp)))
     number = rng.randint(*extent.receptacles)
-    if number > len(room.receptacles):  # a whole room has one of whatever nearly every such room has
+    if number > len(room.receptacles):  # as many as a whole room has: include what nearly every such room has
         needed |= {rtype for rtype, (expected, _) in room.receptacles.items() if expected >= 0.7}
     counts = Counter(sorted(needed))
     while counts.total() < number:
-        # divided by one more than are there: the mix stays near the real one without all being cabinets
+        # Dividing by 1 + the present number keeps the mix near the real one; otherwise most would be cabinets.
         weights = {
             rtype: min(expected, extent.most) / (1 + counts[rtype])
             for rtype, (expected, most) in room.receptacles.items()
@@ -149,7 +154,7 @@ def _receptacles(
         counts[_draw(rng, weights)] += 1
     return tuple(
         Receptacle(f"{rtype.lower()} {number}", rtype, openable=_openable(rng, rtype))
-        for rtype, count in _spoken(counts.items())
+        for rtype, count in _listing_order(counts.items())
         for number in range(count, 0, -1)
     )
 
@@ -158,8 +163,8 @@ def _openable(rng: random.Random, rtype: str) -> bool:
     return rtype in catalog.OPENABLE or (rtype in catalog.SOMETIMES_OPENABLE and rng.random() < 0.85)
 
 
-def _spoken(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
-    """ALFWorld's order: types by the alphabet, as spoken (numbers then descend)."""
+def _listing_order(counts: Iterable[tuple[str, int]]) -> list[tuple[str, int]]:
+    """ALFWorld's order of types: alphabetical by the spoken name. Within a type the numbers descend."""
     return sorted(counts, key=lambda item: item[0].lower())
 
 
@@ -198,7 +203,7 @@ def _things(
         place(_draw(rng, weights))
     return tuple(
         _thing(otype, number, placed[otype][number - 1])
-        for otype, count in _spoken((otype, len(names)) for otype, names in placed.items())
+        for otype, count in _listing_order((otype, len(names)) for otype, names in placed.items())
         for number in range(count, 0, -1)
     )
 

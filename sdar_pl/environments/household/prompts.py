@@ -1,10 +1,9 @@
-"""How a household game is put to a policy, and how its answer is read.
+"""Prompts of household games, and the parser of the policy's output.
 
-AlfWorld (real games) and Household (generated ones) share these words. A *windowed* prompt follows the
-recipe of the paper: task, step count, the last N steps with their numbers, the current observation and
-the admissible commands, then the answer format. A *conversation* states the format once; with
-``think=False`` and ``show_admissible=False`` it is so short that a policy of two million parameters can
-live with it. The prose is our own. What a game *is* stands in game.py, how it is played in rules.py.
+AlfWorld (real games) and Household (generated ones) share these prompts. A *windowed* prompt follows the recipe of the
+paper: task, step count, the last N steps with their numbers, the current observation and the admissible commands, then
+the answer format. A *conversation* states the format once. With ``think=False`` and ``show_admissible=False`` it is
+short enough for a policy of two million parameters. The prose is our own. game.py defines a game, rules.py its rules.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ from sdar_pl.environments.base import Environment
 from sdar_pl.environments.household.game import KINDS
 from sdar_pl.types import Observation, Task
 
-#: the first feedback of every game begins so; it tells a policy nothing
+#: first line of every game's first feedback; prompts leave it out
 HEADER = "-= Welcome to TextWorld, ALFRED! =-"
 
-#: with no action tags, this many last characters of the output stand for the action
+#: number of last characters of an output without action tags that are taken as the action
 _TAIL = 30
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 
@@ -27,10 +26,10 @@ _CHINESE = re.compile("[\u4e00-\u9fff]")
 def parse_action(text: str, think: bool = True) -> tuple[str, bool]:
     """Model output → (action, whether the output kept to the format).
 
-    The action is the lower-cased, stripped text between the first ``<action>`` and the first
-    ``</action>`` (tags in any case). Without these tags the last 30 characters stand in, and the output
-    is invalid. With ``think`` a valid output also has ``<think>`` and ``</think>`` somewhere, and no
-    Chinese characters. Behaviour of the reference implementation, checked against its figures.
+    The action is the lower-cased, stripped text between the first ``<action>`` and the first ``</action>`` (tags in any
+    case). Without both tags the output is invalid, and its last 30 characters are the action. With ``think`` a valid
+    output also has ``<think>`` and ``</think>`` somewhere, and no Chinese characters. This is the behaviour of the
+    reference implementation; the tests hold it to that implementation's figures.
     """
     lowered = text.lower()
     start, end = lowered.find("<action>"), lowered.find("</action>")
@@ -43,10 +42,11 @@ def parse_action(text: str, think: bool = True) -> tuple[str, bool]:
 
 
 class HouseholdPrompts(Environment):
-    """The wording half of a household environment; a subclass adds ``tasks`` and ``session``.
+    """The wording of a household environment; a subclass adds ``tasks`` and ``session``.
 
-    ``think``: ask for reasoning in think tags before the action, and call an output without it invalid.
-    ``show_admissible``: list the admissible commands with every observation.
+    Args:
+        think: ask for reasoning in <think> tags before the action, and count an output without them as invalid.
+        show_admissible: list the admissible commands with every observation.
     """
 
     kinds: tuple[str, ...] = KINDS
@@ -76,7 +76,7 @@ class HouseholdPrompts(Environment):
         history: Sequence[tuple[str, Observation]],
         steps: int,
     ) -> str:
-        """See ``Environment.window``. Each past step shows the observation that the action was taken on."""
+        """See ``Environment.window``. Each past step is shown as the observation before it and the action."""
         seen = [first, *(observation for _, observation in history)]
         parts = [f"You act in a household by text commands. Your task is: {task.text}."]
         begin = max(0, len(history) - steps)
@@ -104,7 +104,7 @@ class HouseholdPrompts(Environment):
     def _commands(self, observation: Observation) -> str:
         if not self.show_admissible:
             return ""
-        # "help" only lists the commands, which are listed already
+        # "help" would only list the commands once more.
         lines = [command for command in observation.admissible if command != "help"]
         return "\n\nAdmissible commands:\n" + "\n".join(lines) if lines else ""
 

@@ -1,9 +1,9 @@
-"""The household rules in plain Python: a ``Game`` and the commands that it understands.
+"""The household rules in plain Python: the commands of a ``Game``, their effects and their feedback.
 
-Feedback, admissible commands and what wins follow ALFWorld's engine word for word (its PDDL domain and
-text grammar), with none of its parts: no planner, no grammar, no process. Where that engine is odd, the
-comments say so. A ``HouseholdSession`` holds the state of one session; a ``Game`` is never changed and can be shared
-between threads. Left out: reading game files (pddl.py), making games (generator.py), prompts.
+Feedback, admissible commands and the condition of success equal those of ALFWorld's engine (its PDDL domain and text
+grammar) word for word, without its planner, grammar and processes. Comments mark where that engine is odd. The state of
+an episode is in its ``HouseholdSession``; a ``Game`` never changes, and threads can share it. Left out: reading game
+files (alfworld/pddl.py), generating games (generator.py), prompts (prompts.py).
 """
 
 from __future__ import annotations
@@ -36,13 +36,17 @@ HELP = """Available commands:
 
 _SINKS = ("Sink", "SinkBasin")
 _KNIVES = ("Knife", "ButterKnife")
-_NOBODY = -1
+_NOTHING = -1  # held: no object
 
 
 class HouseholdSession(Session):
-    """One play of a ``Game``. ``success_reward`` is given for the step that wins, 0 for every other.
+    """One episode of a ``Game``.
 
-    After winning, further steps change nothing and repeat the last observation without its reward.
+    Args:
+        game: the game.
+        success_reward: reward of the step that wins; every other step has reward 0.
+
+    After success further steps change nothing and return the last observation with reward 0.
     """
 
     def __init__(self, game: Game, success_reward: float = 10.0) -> None:
@@ -59,7 +63,7 @@ class HouseholdSession(Session):
         self._goal_things = {i for i, thing in enumerate(game.things) if _fits(game, thing)}
         self._goal_receptacles = [i for i, r in enumerate(game.receptacles) if r.type == game.goal.receptacle]
         self._lamps = {i for i, t in enumerate(game.things) if t.type == game.goal.lamp and t.toggleable}
-        # the commands that a location always offers; going to where one already stands is none
+        # Commands that are always admissible at a location. "go to" the present location is not among them.
         anywhere = ["help", "inventory", "look"]
         self._always = {
             here: anywhere
@@ -70,9 +74,9 @@ class HouseholdSession(Session):
     def reset(self) -> Observation:
         game, things = self.game, self._things
         self._here = game.start
-        self._held = _NOBODY
+        self._held = _NOTHING
         self._opened = {i for i, r in enumerate(game.receptacles) if r.opened}
-        self._inside: list[list[int]] = [[] for _ in game.receptacles]  # sorted, as they are listed
+        self._inside: list[list[int]] = [[] for _ in game.receptacles]  # sorted by index: the order of lists
         self._reach: dict[str, set[int]] = {}  # location → the objects there
         for i, thing in enumerate(things):
             places = [self._receptacle_index[p] for p in (thing.place, *thing.more_places) if p is not None]
@@ -105,7 +109,7 @@ class HouseholdSession(Session):
         return Observation(text, self._admissible, self.success_reward if self._done else 0.0, self._done, self._done)
 
     def _commands(self) -> tuple[str, ...]:
-        """Every command that would be understood now, sorted."""
+        """All commands that are admissible now, sorted."""
         things, held = self._things, self._held
         commands = self._always[self._here].copy()
         for r in self._residents[self._here]:
@@ -119,9 +123,9 @@ class HouseholdSession(Session):
                 thing = things[o]
                 if thing.toggleable:  # even in a closed receptacle
                     commands.append(f"use {thing.name}")
-                if accessible and thing.pickupable and held == _NOBODY:
+                if accessible and thing.pickupable and held == _NOTHING:
                     commands.append(f"take {thing.name} from {name}")
-            if held != _NOBODY:
+            if held != _NOTHING:
                 thing = things[held]
                 if accessible and (receptacle.type, thing.type) in self.game.can_contain:
                     commands.append(f"move {thing.name} to {name}")
@@ -131,16 +135,16 @@ class HouseholdSession(Session):
                     commands.append(f"heat {thing.name} with {name}")
                 if thing.coolable and receptacle.type == "Fridge":
                     commands.append(f"cool {thing.name} with {name}")
-        if held != _NOBODY:
+        if held != _NOTHING:
             knife = things[held]
             commands.append(f"examine {knife.name}")  # only what is held can be examined
-            if knife.type in _KNIVES:  # cuts whatever is within reach, even in a closed receptacle
+            if knife.type in _KNIVES:  # slices everything within reach, even in a closed receptacle
                 sliceable = (things[o] for o in self._reach.get(self._here, ()) if things[o].sliceable)
                 commands.extend(f"slice {thing.name} with {knife.name}" for thing in sliceable)
         return tuple(sorted(set(commands)))
 
     def _act(self, command: str) -> str:
-        """Do an admissible command and return its feedback. Names have two words, a type and a number."""
+        """Execute an admissible command and return its feedback. Names have two words, a type and a number."""
         verb, *words = command.split(" ")
         if verb == "go":
             r = self._receptacle_index[f"{words[1]} {words[2]}"]
@@ -150,7 +154,9 @@ class HouseholdSession(Session):
             return self._look() + "."
         if verb == "inventory":
             return (
-                "You are not carrying anything." if self._held < 0 else f"You are carrying: a {self._name(self._held)}."
+                "You are not carrying anything."
+                if self._held == _NOTHING
+                else f"You are carrying: a {self._name(self._held)}."
             )
         if verb == "help":
             return HELP
@@ -165,7 +171,7 @@ class HouseholdSession(Session):
             r = self._receptacle_index.get(first, -1)
             return self._describe(r) if r >= 0 else self._examine(self._thing_index[first])
         o = self._thing_index[first]
-        if verb == "use":  # never turns off: what counts is that the lamp has been toggled
+        if verb == "use":  # never turns a lamp off: the goal asks whether it was toggled
             self._toggled.add(o)
             return f"You turn on the {first}."
         second = f"{words[3]} {words[4]}"
@@ -195,8 +201,8 @@ class HouseholdSession(Session):
         self._reach.get(self._here, set()).discard(o)
 
     def _put(self, o: int, r: int) -> None:
-        self._held = _NOBODY
-        if o not in self._inside[r]:  # it may be: objects of real games can be in two receptacles
+        self._held = _NOTHING
+        if o not in self._inside[r]:  # in real games it can be there already: an object may be in two receptacles
             insort(self._inside[r], o)
         self._left.discard((o, r))
         self._reach.setdefault(self._here, set()).add(o)
@@ -205,7 +211,7 @@ class HouseholdSession(Session):
         return self._things[o].name
 
     def _describe(self, r: int) -> str:
-        """What is in or on a receptacle."""
+        """The contents of a receptacle, as feedback."""
         receptacle = self._receptacles[r]
         name = receptacle.name
         if not receptacle.openable:
@@ -215,10 +221,10 @@ class HouseholdSession(Session):
         return f"The {name} is open. In it, you see {_listing([self._name(o) for o in self._inside[r]])}."
 
     def _look(self) -> str:
-        """The surroundings. "Next to" a receptacle are the objects at its location that were taken from it."""
+        """Feedback of ``look``. "Next to" a receptacle are the objects at its location that were once taken from it."""
         residents = self._residents[self._here]
         if not residents:
-            return _MIDDLE + "nothing"  # the whole room is listed once only, at the start
+            return _MIDDLE + "nothing"  # only the first observation lists the whole room
         facing = _series([self._receptacles[r].name for r in residents])
         reach = sorted(self._reach.get(self._here, ()))
         beside = [self._name(o) for o in reach for r in residents if (o, r) in self._left]
@@ -275,6 +281,6 @@ def _listing(names: Sequence[str]) -> str:
 
 
 def _fits(game: Game, thing: Thing) -> bool:
-    """Whether this object is of the kind that the goal asks for (it must be able to get the asked state)."""
+    """Whether the object has the goal's type and can get the goal's state."""
     able = {"clean": thing.cleanable, "hot": thing.heatable, "cool": thing.coolable}
     return thing.type == game.goal.object and able.get(game.goal.state, True)
