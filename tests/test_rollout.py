@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 import threading
-import time
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 import pytest
-from helpers import ROOT, worlds
+from helpers import worlds
 from helpers.models import make_tokenizer
-from helpers.worlds import Echo, EchoSession
+from helpers.worlds import Echo, EchoSession, eventually
 
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
 from sdar_pl.environments.base import Session
 from sdar_pl.errors import UserError
 from sdar_pl.prompts import Prompter
-from sdar_pl.rollout import EpisodeSlot, PlayRules, play
-from sdar_pl.sampling.threads import NoAnswerError, run_all
+from sdar_pl.rollout import PlayRules, play
+from sdar_pl.sampling.slots import EpisodeSlot
 from sdar_pl.types import Episode, Observation, Task
 
 #: tokens of the made-up responses
@@ -254,7 +251,7 @@ def test_one_that_opens_too_late_reaches_nobody() -> None:
     class Releases(Dice):
         def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
             worlds.HangsOpening.release.set()
-            time.sleep(0.05)
+            eventually(lambda: log == ["0"])
             return super().generate(requests, sampling)
 
     world = Echo(make=lambda task, count: late if task.id == "0" and count == 0 else None)
@@ -268,93 +265,23 @@ def test_one_that_opens_too_late_reaches_nobody() -> None:
 
 def test_a_session_that_is_made_too_late_is_closed() -> None:
     log: list[str] = []
-    made = threading.Event()
+    given_up = threading.Event()
+
+    class Plays(Dice):
+        def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+            if any(request.session == 0 for request in requests):  # the second attempt
+                given_up.set()
+            return super().generate(requests, sampling)
 
     def make(task: Task, count: int) -> Session | None:
         if task.id != "0" or count:
             return None
-        time.sleep(0.6)
-        made.set()
+        given_up.wait(30)
         return worlds.Missing(task, 3, log)  # would raise if it were reset
 
-    episodes = run(Echo(make=make))
+    episodes = run(Echo(make=make), engine=Plays())
     assert not any(episode.failed for episode in episodes)
-    assert made.wait(5)
-    time.sleep(0.05)
-    assert log == ["0"]
-
-
-# ---------------------------------------------------------------------- run_all
-
-
-def test_run_all() -> None:
-    def fail() -> int:
-        raise KeyError("x")
-
-    results = run_all([lambda: 1, fail, lambda: sys.exit(3), lambda: 4], timeout=5, workers=2)
-    assert (results[0], results[3]) == (1, 4)
-    assert isinstance(results[1], KeyError)
-    assert isinstance(results[2], SystemExit)
-    assert run_all([], timeout=1, workers=3) == []
-
-
-def test_run_all_works_in_parallel() -> None:
-    barrier = threading.Barrier(4)
-    assert run_all([lambda: barrier.wait(5) >= 0] * 4, timeout=10, workers=4) == [True] * 4
-    most, now, lock = [0], [0], threading.Lock()
-
-    def count() -> None:
-        with lock:
-            now[0] += 1
-            most[0] = max(most[0], now[0])
-        time.sleep(0.01)
-        with lock:
-            now[0] -= 1
-
-    run_all([count] * 12, timeout=10, workers=3)
-    assert most[0] == 3
-
-
-def test_waiting_for_a_worker_does_not_count() -> None:
-    """Twelve calls of 0.1 s by two threads: the last begins after 0.5 s, beyond the limit of 0.35 s."""
-    assert run_all([lambda: time.sleep(0.1) or 7] * 12, timeout=0.35, workers=2) == [7] * 12
-
-
-def test_hung_calls_use_up_no_workers() -> None:
-    hang = threading.Event()
-    calls: list[Callable[[], Any]] = [lambda: hang.wait(30)] * 4 + [lambda: 7] * 4
-    began = time.monotonic()
-    results = run_all(calls, timeout=0.3, workers=2)
-    assert time.monotonic() - began < 3
-    assert all(isinstance(result, NoAnswerError) for result in results[:4])
-    assert results[4:] == [7] * 4
-    hang.set()
-
-
-def test_an_answer_that_comes_too_late_changes_nothing() -> None:
-    """Not even while other calls are still running."""
-    late: list[Callable[[], Any]] = [lambda: time.sleep(0.45) or 1]
-    results = run_all(late + [lambda: time.sleep(0.2) or 7] * 4, timeout=0.3, workers=2)
-    assert isinstance(results[0], NoAnswerError)
-    assert results[1:] == [7] * 4
-
-
-def test_a_hung_session_does_not_keep_the_process_alive() -> None:
-    program = (
-        "import time; from sdar_pl.sampling.threads import run_all\n"
-        "print(run_all([lambda: time.sleep(60), lambda: 7], timeout=0.2, workers=2))"
-    )
-    began = time.monotonic()
-    done = subprocess.run(
-        [sys.executable, "-c", program],
-        capture_output=True,
-        text=True,
-        timeout=50,
-        cwd=ROOT,
-        check=True,
-    )
-    assert "no answer within 0.2 s" in done.stdout
-    assert time.monotonic() - began < 20
+    eventually(lambda: log == ["0"])
 
 
 # ---------------------------------------------------------------------- rules

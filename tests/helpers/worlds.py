@@ -114,3 +114,11 @@ class HangsOpening(EchoSession):
     def reset(self) -> Observation:
         self.release.wait(30)
         return super().reset()
+
+
+def eventually(condition: Callable[[], bool], seconds: float = 20.0) -> None:
+    """Wait until ``condition`` holds; fail after ``seconds``."""
+    end = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < end, "it did not come true"
+        time.sleep(0.005)
