@@ -1,6 +1,6 @@
-"""SDARModule: the policy, the objective and the optimizer. It is blind to which algorithm it runs.
+"""SDARModule: one optimizer step of the policy. The module does not know which algorithm it runs.
 
-Everything that a rollout decides (advantages, teacher, old and reference log-probs) arrives in the Batch; the
+The Batch brings everything that a rollout decides: advantages, and the teacher's, old and reference log-probs. The
 objective turns it into a loss. Left out: rollouts (datamodule.py), gate statistics (callbacks/).
 """
 
@@ -31,17 +31,19 @@ from sdar_pl.types import Episode, Task
 class SDARModule(L.LightningModule):
     """Trains a policy with an objective.
 
+    Raises ``UserError`` for an objective or a teacher that the policy cannot serve.
+
     Args:
         policy: the language model and its adapters.
-        objective: SDAR, GRPO, or any composition of the five slots.
-        optimizer: of the trainable parameters.
-        scheduler: of the learning rate, stepped after every optimizer step (null: constant).
-        teacher: whose weights the teacher reads with.
-        teacher_refresh: when it reads: once an "iteration", before the first update (the paper), or at every optimizer
-            "step", under the weights of that step; the two differ from the second step of an iteration on.
-        temperature: of the rollout (linked to data.sampling.temperature).
+        objective: the loss: SDAR, GRPO, or any composition of the slots.
+        optimizer: optimizer of the trainable parameters.
+        scheduler: schedule of the learning rate, stepped after every optimizer step (null: constant).
+        teacher: the weights that the teacher reads with.
+        teacher_refresh: when the teacher reads. "iteration": once, before the first update (the paper); "step": at
+            every optimizer step, under the weights of that step. The two differ from an iteration's second step on.
+        temperature: sampling temperature of the rollout (linked to data.sampling.temperature).
         importance_cap: correct the mismatch between engine and trainer by truncated importance sampling with this cap
-            (null: no correction; the mismatch is logged always).
+            (null: no correction; the mismatch is always logged).
     """
 
     def __init__(
@@ -95,14 +97,14 @@ class SDARModule(L.LightningModule):
         return batch.to(device) if isinstance(batch, Batch) else batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep what is trained (with LoRA, the adapters) and what the teacher remembers."""
+        """Keep the trained parameters (with LoRA, the adapters), the teacher's state and the run's fingerprint."""
         trained = {f"policy.{name}" for name, _ in self.policy.trained()}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["teacher"] = self.teacher.state_dict()
         checkpoint[RUN_FINGERPRINT] = self._fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse what belongs to another model or method."""
+        """Refuse a checkpoint of another model or method; restore the teacher's state."""
         training = self.trainer.state.fn == "fit"
         refuse_mismatch(checkpoint, self._fingerprint(), training)
         if training:
@@ -121,6 +123,7 @@ class SDARModule(L.LightningModule):
 
     @property
     def data(self) -> RolloutDataModule:
+        """The run's datamodule."""
         data = self.trainer.datamodule  # type: ignore[attr-defined]
         assert isinstance(data, RolloutDataModule)
         return data
@@ -134,7 +137,7 @@ class SDARModule(L.LightningModule):
             torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
-        """One micro-batch → loss and per-token records [B, R] for the callbacks."""
+        """The loss of one micro-batch, and per-token records [B, R] for the callbacks."""
         if batch.teacher_batch is not None:
             batch = self._read_as_teacher(batch, batch.teacher_batch)
         student, entropy, student_top, _ = self.policy.logprobs(
@@ -166,7 +169,7 @@ class SDARModule(L.LightningModule):
         for name, values in records.items():
             if values is not None:
                 self.means.update(name, values, batch.mask)
-        # Lightning divides by the number of micro-batches; the objective has counted the whole step's tokens already.
+        # Lightning divides by the number of micro-batches; the objective has divided by the step's tokens already.
         return {"loss": outputs.loss * micro_batches, "tokens": outputs.tokens}
 
     def _read_as_teacher(self, batch: Batch, teacher_batch: Batch) -> Batch:
@@ -183,10 +186,10 @@ class SDARModule(L.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """An empty step changes nothing: without a gradient, momentum and weight decay would still move the weights."""
+        """Skip a step without tokens: even without a gradient, momentum and weight decay would move the weights."""
         if self.empty:
             assert optimizer_closure is not None
-            optimizer_closure()  # all ranks take part in backward, as Lightning expects
+            optimizer_closure()  # backward is collective
             return
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
         self.teacher.follow(self.policy)
@@ -199,7 +202,7 @@ class SDARModule(L.LightningModule):
     def on_train_epoch_start(self) -> None:
         last = self.trainer.max_epochs is not None and self.trainer.current_epoch + 1 == self.trainer.max_epochs
         if last and self.trainer.check_val_every_n_epoch:
-            self.trainer.check_val_every_n_epoch = 1  # the last iteration is always validated
+            self.trainer.check_val_every_n_epoch = 1  # validate the last iteration in any case
 
     def on_train_epoch_end(self) -> None:
         """Log the iteration: token-weighted, over all of its micro-batches and all ranks."""
@@ -212,7 +215,7 @@ class SDARModule(L.LightningModule):
             self.means.update("rollout/overflow", float(episode.overflow))
             for turn in episode.turns:
                 self.means.update("train/valid_action", float(turn.valid))
-        ranks = self.trainer.world_size  # the mean over ranks, times their number: the sum
+        ranks = self.trainer.world_size  # Means averages over ranks; times their number gives the sum
         self.means.update("rollout/failed", float(len(iteration.failed) * ranks))
         if self.data.max_refills:
             self.means.update("rollout/dropped_groups", float(iteration.dropped_groups * ranks))

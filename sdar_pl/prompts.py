@@ -1,9 +1,9 @@
-"""Episode → student tokens and teacher tokens, through the model's own chat template.
+"""Prompter: an episode → the student's and the teacher's prompt tokens, through the model's own chat template.
 
-The token contract (docs/architecture.md): what the engine sampled is never decoded and re-encoded. The first
-prompt is rendered whole; in a ``conversation`` every later prompt is only what the template puts between two
-responses, so the sampled tokens stay as they are. The teacher's prompt is the student's plus one thing: the
-privileged context as a system message. Nothing is cut: a prompt over its limit is an error.
+The token contract (docs/architecture.md): sampled tokens are never decoded and encoded again. The first prompt is
+rendered whole. In a ``conversation`` every later prompt is only the text that the template puts between two responses,
+so that the sampled tokens stay. The teacher's prompt is the student's plus the privileged context as a system message.
+No prompt is truncated: one over its limit is an error.
 """
 
 from __future__ import annotations
@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any, Literal
 
+from sdar_pl.checks import at_least
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
 from sdar_pl.types import Episode, Message
 
-#: stands for a response while the text around it is rendered
+#: Stands for a response while the text around it is rendered.
 RESPONSE = "⟦response⟧"
 
 
@@ -25,16 +26,17 @@ class TooLongError(UserError):
 
 
 class Prompter:
-    """Renders turns for one tokenizer.
+    """Renders the prompts of turns for one tokenizer.
 
     Args:
         history: "conversation" (append-only chat, one row an episode) or "windowed" (the paper: each prompt is
             rebuilt from the last ``window`` steps, one row a turn).
-        window: steps shown in ``windowed`` history.
-        system: the student's system message; null leaves the template's own (the teacher then reads that one, too).
-        placement: where privileged context goes: "system" message, or "user" for templates without one.
-        max_prompt_tokens: limit of the student's context.
-        max_teacher_tokens: limit of the teacher's.
+        window: number of past steps in a ``windowed`` prompt, at least 0.
+        system: the student's system message; null: the template's own, which the teacher then reads as well.
+        placement: the message that holds the privileged context: "system", or "user" for templates without a system
+            message.
+        max_prompt_tokens: limit of the student's prompt, in tokens.
+        max_teacher_tokens: limit of the teacher's prompt, in tokens.
     """
 
     def __init__(
@@ -46,18 +48,17 @@ class Prompter:
         max_prompt_tokens: int = 2048,
         max_teacher_tokens: int = 4096,
     ) -> None:
-        if window < 0:
-            raise UserError(f"data.prompter.window: {window} must be 0 or more")
-        self.history, self.window = history, window
+        self.history, self.window = history, at_least("data.prompter.window", window, 0)
         self.system, self.placement = system, placement
-        self.max_prompt_tokens, self.max_teacher_tokens = max_prompt_tokens, max_teacher_tokens
+        self.max_prompt_tokens = at_least("data.prompter.max_prompt_tokens", max_prompt_tokens, 1)
+        self.max_teacher_tokens = at_least("data.prompter.max_teacher_tokens", max_teacher_tokens, 1)
         self.tokenizer: Any = None
         self._between: tuple[str, str] = ("", "")
         self._special: frozenset[int] = frozenset()
-        self._default_system: str | None = None  # looked up when first wanted
+        self._default_system: str | None = None  # rendered on first use
 
     def bind(self, tokenizer: Any) -> None:
-        """Use this tokenizer's chat template. Raises ``UserError`` for one that cannot do what is asked here."""
+        """Use this tokenizer's chat template. Raises ``UserError`` for a template that cannot render the history."""
         self.tokenizer = tokenizer
         self._special, self._default_system = frozenset(tokenizer.all_special_ids), None
         if self.history == "conversation":
@@ -118,8 +119,8 @@ class Prompter:
         tokens: list[int] = self.tokenizer.encode(
             before + environment.reply(last.observation) + after, add_special_tokens=False
         )
-        # A response that ended by itself carries the template's end-of-turn token already. Some templates put
-        # characters before it.
+        # A response that ended by itself holds the template's end-of-turn token already. Some templates write
+        # characters before that token.
         ended = last.response[-1]
         return tokens[tokens.index(ended) + 1 :] if ended in self._special and ended in tokens else tokens
 
@@ -144,11 +145,12 @@ class Prompter:
         return tokens
 
     def _own_system(self) -> str:
-        """The system message that the template puts in where none is given; empty where it puts in none."""
+        """The system message that the template adds where none is given; empty for a template that adds none."""
         if self._default_system is None:
             user = Message("user", "x")
-            before, found, after = self._render([Message("system", RESPONSE), user], generate=True).partition(RESPONSE)
-            if not found:
+            rendered = self._render([Message("system", RESPONSE), user], generate=True)
+            before, marker, after = rendered.partition(RESPONSE)
+            if not marker:
                 raise UserError(
                     "data.prompter.placement: the chat template leaves out the system message; use placement: user"
                 )

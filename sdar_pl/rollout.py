@@ -15,6 +15,7 @@ from functools import partial
 
 import numpy as np
 
+from sdar_pl.checks import at_least, between, positive
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
@@ -48,16 +49,12 @@ class PlayRules:
     workers: int = 16
 
     def __post_init__(self) -> None:
-        if self.max_turns < 1:
-            raise UserError(f"data.play.max_turns: {self.max_turns} must be 1 or more")
-        if not 0 <= self.max_failed <= 1:
-            raise UserError(f"data.play.max_failed: {self.max_failed} must lie between 0 and 1")
-        if self.retries < 0:
-            raise UserError(f"data.play.retries: {self.retries} must be 0 or more")
-        if self.workers < 1:
-            raise UserError(f"data.play.workers: {self.workers} must be 1 or more")
-        if self.step_timeout <= 0:
-            raise UserError(f"data.play.step_timeout: {self.step_timeout} must be more than 0 seconds")
+        at_least("data.play.max_turns", self.max_turns, 1)
+        at_least("data.play.invalid_penalty", self.invalid_penalty, 0)
+        at_least("data.play.retries", self.retries, 0)
+        positive("data.play.step_timeout", self.step_timeout)
+        between("data.play.max_failed", self.max_failed, 0, 1)
+        at_least("data.play.workers", self.workers, 1)
 
 
 def play(

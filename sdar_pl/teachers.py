@@ -1,7 +1,7 @@
-"""Whose weights the teacher reads with: the policy's own (the paper), those it began with, or their moving average.
+"""Teachers: the policy's present weights (the paper), its initial weights, or their moving average.
 
-The teacher always is the same network on the same base; only what is trained may differ. Left out: what it reads
-(skills/), when it reads (scoring.py, module.py), and a teacher that is another model.
+A teacher is the same network on the same base; only the trained parameters may differ. Left out: the context that the
+teacher reads (skills/), the time when it reads (scoring.py, module.py), and a teacher that is another model.
 """
 
 from __future__ import annotations
@@ -14,33 +14,38 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor
 
+from sdar_pl.checks import between
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.sharding import local, sharded_as, whole
 from sdar_pl.policy import Policy
 
 
 class Teacher(ABC):
-    """One slot of a method. Only ``MovingAverage`` has a state."""
+    """Base of the teachers: a view of the policy under the teacher's weights.
 
-    def check(self, policy: Policy) -> None:  # noqa: B027 - most go with any policy
+    A rollout calls ``begin``, then ``view`` around the teacher's forward passes; every optimizer step calls
+    ``follow``. Only ``MovingAverage`` has a state.
+    """
+
+    def check(self, policy: Policy) -> None:  # noqa: B027 - most teachers go with any policy
         """Raises ``UserError`` for a policy that cannot have this teacher."""
 
-    def begin(self, policy: Policy) -> None:  # noqa: B027 - most need nothing
-        """Meet the policy before each iteration, every rank holding its own shard of the weights."""
+    def begin(self, policy: Policy) -> None:  # noqa: B027 - most teachers need no preparation
+        """Prepare for an iteration. Under FSDP2 every rank holds its own shard of the weights."""
 
     @abstractmethod
     def view(self, policy: Policy) -> AbstractContextManager[None]:
-        """Inside, the policy has the teacher's weights. Belongs inside ``Policy.whole()``; collective under FSDP2."""
+        """A block in which the policy has the teacher's weights. Belongs inside ``Policy.whole()``; collective."""
 
-    def follow(self, policy: Policy) -> None:  # noqa: B027 - most stand still or are the policy
-        """An optimizer step has changed the policy."""
+    def follow(self, policy: Policy) -> None:  # noqa: B027 - most teachers keep no weights of their own
+        """Take notice of an optimizer step."""
 
     def state_dict(self) -> dict[str, Tensor]:
-        """What a checkpoint must hold, whole and on the CPU. Collective under FSDP2."""
+        """Unsharded tensors on the CPU for a checkpoint. Collective under FSDP2."""
         return {}
 
-    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most have no state
-        """Take back what ``state_dict`` gave; before ``begin``."""
+    def load_state_dict(self, state: Mapping[str, Tensor]) -> None:  # noqa: B027 - most teachers have no state
+        """Restore the state that ``state_dict`` returned; call it before ``begin``."""
 
 
 class Current(Teacher):
@@ -51,12 +56,12 @@ class Current(Teacher):
 
 
 class Initial(Teacher):
-    """The weights that the policy began with: the reference view, adapters off, reads the privileged context."""
+    """The policy's initial weights: the reference view (adapters off) reads the privileged context."""
 
     def check(self, policy: Policy) -> None:
         if policy.lora is None:
             raise UserError(
-                "model.teacher: Initial is the model with its adapters off, and there are none; add model.policy.lora "
+                "model.teacher: Initial is the model with its adapters off, and it has none; add model.policy.lora "
                 "or use sdar_pl.teachers.MovingAverage"
             )
 
@@ -65,23 +70,21 @@ class Initial(Teacher):
 
 
 class MovingAverage(Teacher):
-    """Exponential moving average of what is trained: m ← decay·m + (1 − decay)·θ after every optimizer step.
+    """Exponential moving average of the trained parameters: m ← decay·m + (1 − decay)·θ after every optimizer step.
 
-    It begins as the policy's weights before the first rollout, so no bias is to be corrected; its mean age is
-    decay / (1 − decay) steps. ``decay`` 0 is ``Current``. It counts optimizer steps and not iterations, so that its age
-    does not depend on ``data.steps_per_iteration``, and a teacher that is scored at every step has moved on.
+    The average is initialised from the policy's weights, hence no bias correction as in Adam. The average counts
+    optimizer steps and not iterations, so that its age does not depend on ``data.steps_per_iteration``.
 
-    The averages are float32 whatever the weights are (in bfloat16, small steps would vanish) and, under FSDP2, sharded
-    as they are. Without adapters every weight is averaged. Raises ``UserError`` for ``decay`` outside [0, 1).
+    The averages are float32 whatever the weights' dtype (in bfloat16, small steps would vanish) and, under FSDP2,
+    sharded like the weights. Without adapters every weight is averaged.
+
+    Args:
+        decay: share of the old average that stays at each step, in [0, 1); the mean age of the weights is
+            decay / (1 − decay) steps. 0 is ``Current``.
     """
 
     def __init__(self, decay: float = 0.95) -> None:
-        if not 0 <= decay < 1:
-            raise UserError(
-                f"model.teacher.decay: {decay} is not between 0 (the policy itself) and 1 (excluded; a teacher that "
-                "stands still is sdar_pl.teachers.Initial)"
-            )
-        self.decay = decay
+        self.decay = between("model.teacher.decay", decay, 0, 1, ends="[)")  # for 1, use Initial
         self._means: dict[str, Tensor] = {}  # name of a trained parameter → its average
         self._loaded: Mapping[str, Tensor] = {}
 
@@ -89,8 +92,8 @@ class MovingAverage(Teacher):
         if self._means:
             return
         for name, weights in policy.trained():
-            known = self._loaded.get(name)
-            values = weights.detach() if known is None else sharded_as(known, weights)
+            loaded = self._loaded.get(name)
+            values = weights.detach() if loaded is None else sharded_as(loaded, weights)
             self._means[name] = values.to(weights.device, torch.float32, copy=True)
         self._loaded = {}
 
@@ -109,9 +112,9 @@ class MovingAverage(Teacher):
 
     @torch.no_grad()
     def follow(self, policy: Policy) -> None:
-        if self._means:  # else no teacher is wanted
+        if self._means:  # empty where no objective needs the teacher
             for name, weights in policy.trained():
-                # Elementwise, so that every rank's own shard will do.
+                # Elementwise: every rank updates its own shard.
                 local(self._means[name]).lerp_(local(weights).float(), 1 - self.decay)
 
     def state_dict(self) -> dict[str, Tensor]:

@@ -1,8 +1,7 @@
-"""run_all(): calls in parallel, each with its own time limit, by threads that nobody waits for.
+"""run_all(): calls in parallel on daemon threads, each call with its own time limit.
 
 Executors of the standard library join their threads when the interpreter exits, so that one hung call would keep the
-process alive; and a hung call uses up a worker. Here threads are daemons, and one that hangs is left to itself while a
-fresh one takes its place.
+process alive; and a hung call would occupy a worker. Here a hung thread is abandoned, and a fresh one replaces it.
 """
 
 from __future__ import annotations
@@ -20,8 +19,11 @@ class NoAnswerError(Exception):
 
 
 def run_all(calls: Sequence[Callable[[], T]], timeout: float, workers: int) -> list[T | BaseException]:
-    """Results in the order of ``calls``; what a call raised stands for its result, ``NoAnswerError`` for one that took
-    longer than ``timeout`` seconds. A call's time begins when a thread takes it up."""
+    """Run ``calls`` on ``workers`` threads → results in the order of the calls.
+
+    The result of a call that raises is its exception, that of a call that takes longer than ``timeout`` seconds a
+    ``NoAnswerError``. A call's time begins when a thread starts it, not while it waits for a thread.
+    """
     results: dict[int, T | BaseException] = {}
     running: dict[int, float] = {}
     waiting = list(range(len(calls)))[::-1]
@@ -40,7 +42,7 @@ def run_all(calls: Sequence[Callable[[], T]], timeout: float, workers: int) -> l
                 result = error
             with changed:
                 if running.pop(number, None) is None:
-                    return  # given up meanwhile; another thread has this one's place
+                    return  # past the time limit: another thread has replaced this one
                 results[number] = result
                 if len(results) == len(calls):
                     changed.notify()
