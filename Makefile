@@ -1,9 +1,9 @@
-.PHONY: setup quickstart test lint
+.PHONY: setup quickstart test slow lint docs
 VENV ?= .venv
 
 setup:
 	python3 -m venv $(VENV)
-	$(VENV)/bin/pip install -c constraints.txt -e '.[dev]'
+	$(VENV)/bin/pip install -c constraints.txt -e '.[dev,docs]'
 
 quickstart:
 	$(VENV)/bin/python -m sdar_pl fit --config configs/quickstart.yaml
@@ -11,5 +11,11 @@ quickstart:
 test:
 	$(VENV)/bin/python -m pytest
 
+slow:
+	$(VENV)/bin/python -m pytest -m "slow and not gpu"
+
 lint:
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
+
+docs:
+	$(VENV)/bin/python -m pdoc --docformat google --output-directory build/api sdar_pl
