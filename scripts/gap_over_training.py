@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import json
 from collections import defaultdict
 from pathlib import Path
 
@@ -15,12 +16,14 @@ def table(folder: Path, metric: str, every: int) -> str:
     """Markdown: a line for each objective that has this metric, a column for each iteration."""
     found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob("*/seed-*/run/metrics.csv")):
-        if not (path.parents[1] / "cell.json").exists():
+        cell = path.parents[1] / "cell.json"
+        if not cell.exists():
             continue  # not finished
+        name = json.loads(cell.read_text(encoding="utf-8"))["objective"]
         with path.open(newline="", encoding="utf-8") as file:
             for row in csv.DictReader(file):
                 if row.get(metric):
-                    found[path.parents[2].name][int(row["step"])].append(float(row[metric]))
+                    found[name][int(row["step"])].append(float(row[metric]))
     steps = sorted({step for values in found.values() for step in values if (step - 1) % every == 0})
     lines = [["objective", "seeds", *map(str, steps)], ["---", *["--:"] * (len(steps) + 1)]]
     for name, values in found.items():

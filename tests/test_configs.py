@@ -14,10 +14,10 @@ from helpers import CONFIGS, ROOT
 from helpers.configs import PARTS, parsed
 
 from sdar_pl.cli import main
-from sdar_pl.commands.compare import PART_FOLDERS
+from sdar_pl.commands.compare_methods import PART_FOLDERS
 
 ALFWORLD = CONFIGS / "alfworld" / "sdar.yaml"
-FILES = sorted(file for file in CONFIGS.rglob("*.yaml") if file.parent.name != "study")
+FILES = sorted(CONFIGS.rglob("*.yaml"))
 RECIPES = [file for file in FILES if file.parent.name not in PARTS]
 WITH_RECIPE = [
     (recipe, file.relative_to(CONFIGS).as_posix())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from pathlib import Path
 
@@ -39,7 +40,7 @@ def test_the_gap_is_a_mean_over_finished_seeds(tmp_path: Path) -> None:
         rows = "".join(f"{step},{gap}\n" for step, gap in enumerate(gaps, 1))
         (run / "metrics.csv").write_text(f"step,gap/mean\n0,\n{rows}")
         if seed < 2:
-            (run.parent / "cell.json").touch()
+            (run.parent / "cell.json").write_text(json.dumps({"objective": f"{name}(coefficient=1)"}))
     lines = gap_over_training.table(tmp_path, "gap/mean", 1).splitlines()
     assert lines[0] == "| objective | seeds | 1 | 2 |"
-    assert lines[2:] == ["| sdar | 2 | -1.500 | -1.000 |"]
+    assert lines[2:] == ["| sdar(coefficient=1) | 2 | -1.500 | -1.000 |"]

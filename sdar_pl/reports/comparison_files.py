@@ -1,0 +1,158 @@
+"""A comparison as a table for the terminal, CSV, Markdown and a figure of learning curves."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from rich.box import HORIZONTALS
+from rich.console import Console
+from rich.table import Table
+
+from sdar_pl.reports.comparison import LearningCurves, MethodSummary, Run, learning_curves, summarise
+from sdar_pl.reports.statistics import Interval
+
+#: distinguishable with any colour vision (Okabe and Ito)
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+MARKERS = "os^Dv*P"
+DASHES = ("-", "--", ":")
+CAPTION = (
+    "Success in per cent on the panel, mean over seeds and tasks [95 % interval by hierarchical bootstrap over both]. "
+    "Difference: paired by seed and task, in points. Time and generated tokens (of training): mean of a run."
+)
+
+
+def report(runs: Sequence[Run], names: Sequence[str], folder: Path, command: str, console: Console) -> None:
+    """Print the table, write the files into ``folder`` and print their paths. Raises ``OSError``, ``UserError``."""
+    summaries = summarise(runs, names)
+    files = write_files(summaries, learning_curves(runs, names), folder, command)
+    console.print(table(summaries))
+    console.print(*files, sep="\n", markup=False)
+    if len(files) < 4:
+        console.print("no figure: pip install 'sdar_pl[compare]', then the same command", markup=False)
+
+
+def write_files(summaries: Sequence[MethodSummary], curves: LearningCurves, folder: Path, command: str) -> list[Path]:
+    """comparison.csv, comparison.md, curves.png and curves.svg → the files; no figure without matplotlib."""
+    files = [folder / "comparison.csv", folder / "comparison.md"]
+    figures = [folder / "curves.png", folder / "curves.svg"]
+    drawn = draw_curves(curves, figures)
+    write_csv(summaries, files[0])
+    partial = files[1].with_suffix(".partial")
+    partial.write_text(markdown(summaries, command, "curves.svg" if drawn else None), encoding="utf-8")
+    os.replace(partial, files[1])
+    return [*files, *(figures if drawn else [])]
+
+
+# ---------------------------------------------------------------------- numbers as text
+
+
+def percent(value: Interval) -> str:
+    return f"{100 * value.mean:.1f} [{100 * value.low:.1f}, {100 * value.high:.1f}]"
+
+
+def points(value: Interval | None) -> str:
+    """A difference in percentage points, with its sign."""
+    return "–" if value is None else f"{100 * value.mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
+
+
+def duration(seconds: float) -> str:
+    if seconds < 120:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def in_brief(run: Run) -> str:
+    """A finished run in one line: success on the first and the last panel, time."""
+    panels = [run.panels[min(run.panels)], run.panels[max(run.panels)]]
+    before, after = (100 * sum(panel.values()) / len(panel) for panel in panels)
+    return f"success {before:.1f} → {after:.1f} % · {duration(run.seconds)}"
+
+
+# ---------------------------------------------------------------------- tables
+
+
+def columns(summaries: Sequence[MethodSummary]) -> tuple[str, ...]:
+    return "objective", "seeds", "before", "after", f"difference to {summaries[0].objective}", "time", "tokens"
+
+
+def row(summary: MethodSummary) -> tuple[str, ...]:
+    """The text of a method's cells, as in ``columns``."""
+    figures = percent(summary.before), percent(summary.after), points(summary.difference)
+    return summary.objective, str(summary.seeds), *figures, duration(summary.seconds), f"{summary.generated:,.0f}"
+
+
+def title(summaries: Sequence[MethodSummary]) -> str:
+    counts = sorted({summary.iterations for summary in summaries})
+    iterations = " to ".join(map(str, counts if len(counts) == 1 else (counts[0], counts[-1])))
+    return f"Success on a panel of {summaries[0].tasks} tasks, {iterations} iterations"
+
+
+def table(summaries: Sequence[MethodSummary]) -> Table:
+    """The table for a terminal: fits 80 columns, where method names take the room that the figures leave."""
+    result = Table(title=title(summaries), caption=CAPTION, show_lines=True)
+    result.title_justify = result.caption_justify = "left"
+    result.box, result.collapse_padding, result.pad_edge = HORIZONTALS, True, False
+    for number, column in enumerate(columns(summaries)):
+        short = "difference\nto first" if column.startswith("difference") else column
+        result.add_column(short, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
+    for summary in summaries:
+        name, *figures = row(summary)
+        # each part of a name and each interval on a line of its own
+        lines_of_name = name.replace("+", "\n+").replace("(", "\n(").replace(",", ",\n")
+        result.add_row(lines_of_name, *(text.replace(" [", "\n[") for text in figures))
+    return result
+
+
+def markdown(summaries: Sequence[MethodSummary], command: str, figure: str | None) -> str:
+    """The table as Markdown, with the command that made it and the path of the figure."""
+    heads = columns(summaries)
+    rows = [heads, ["---", *["--:"] * (len(heads) - 1)], *map(row, summaries)]
+    parts = [f"# {title(summaries)}", f"    {command}", "\n".join(f"| {' | '.join(line)} |" for line in rows), CAPTION]
+    return "\n\n".join([*parts, *([f"![learning curves]({figure})"] if figure else [])]) + "\n"
+
+
+def write_csv(summaries: Sequence[MethodSummary], path: Path) -> None:
+    """Shares between 0 and 1, seconds and tokens as plain numbers."""
+    names = ("before", "after", "difference")
+    heads = [head for name in names for head in (name, f"{name}_low", f"{name}_high")]
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(["objective", "seeds", "tasks", "iterations", *heads, "seconds", "generated_tokens"])
+        for summary in summaries:
+            intervals: list[Interval | None] = [getattr(summary, name) for name in names]
+            shares = [text for value in intervals for text in ([f"{x:.6f}" for x in value] if value else [""] * 3)]
+            counts = [summary.objective, summary.seeds, summary.tasks, summary.iterations]
+            writer.writerow([*counts, *shares, round(summary.seconds, 1), round(summary.generated)])
+
+
+# ---------------------------------------------------------------------- the figure
+
+
+def draw_curves(curves: LearningCurves, paths: Sequence[Path]) -> bool:
+    """Learning curves with 95 % bands, one file per path → whether matplotlib is there to draw them."""
+    try:
+        from matplotlib.figure import Figure
+        from matplotlib.ticker import MaxNLocator
+    except ImportError:
+        return False
+    figure = Figure(figsize=(8, 4.2), layout="constrained")
+    axes = figure.add_subplot()
+    for number, (name, curve) in enumerate(curves.items()):
+        colour, marker = COLOURS[number % len(COLOURS)], MARKERS[number % len(MARKERS)]
+        iterations, values = list(curve), list(curve.values())
+        means = [100 * value.mean for value in values]
+        dashes = DASHES[number // len(COLOURS) % len(DASHES)]  # tells methods of the same colour apart
+        axes.plot(iterations, means, dashes, color=colour, marker=marker, markersize=4, label=name)
+        lows, highs = [100 * value.low for value in values], [100 * value.high for value in values]
+        axes.fill_between(iterations, lows, highs, color=colour, alpha=min(0.15, 0.5 / len(curves)), linewidth=0)
+    axes.set(xlabel="iteration", ylabel="success on the panel (%)")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.grid(alpha=0.25)
+    figure.legend(frameon=False, loc="outside right upper")
+    for path in paths:
+        figure.savefig(path, dpi=160)
+    return True

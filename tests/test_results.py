@@ -1,0 +1,41 @@
+"""The commands of docs/results.md can be run, and its figures' CSVs name their methods as ``compare`` does."""
+
+from __future__ import annotations
+
+import csv
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from helpers import CONFIGS, ROOT
+from helpers.configs import parsed
+
+from sdar_pl.commands.compare import cells_to_run, parse
+from sdar_pl.commands.compare_methods import parse_methods
+
+PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
+COMMANDS = re.findall(r"^    python -m sdar_pl compare (.*)$", PAGE, re.MULTILINE)
+TABLES = sorted((ROOT / "docs" / "results").glob("*.csv"))
+
+
+def names(path: Path) -> list[str]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return [row["objective"] for row in csv.DictReader(file)]
+
+
+@pytest.mark.parametrize("command", [command for command in COMMANDS if "…" not in command])
+def test_a_command_names_the_methods_of_a_table(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    options, fit_options = parse(shlex.split(command))
+    cells = cells_to_run(options, fit_options)
+    methods = list(dict.fromkeys(cell.method.name for cell in cells))
+    assert any(sorted(methods) == sorted(names(path)) for path in TABLES)
+    assert all(f"\n| {method} | {options.seeds} |" in PAGE for method in methods)
+
+
+@pytest.mark.parametrize("name", sorted({name for path in TABLES for name in names(path) if "(" in name}))
+def test_every_method_with_overrides_parses(name: str) -> None:
+    (method,) = parse_methods(name, CONFIGS / "quickstart.yaml")
+    assert method.name == name
+    assert parsed("quickstart.yaml", options=method.arguments)["model"]["objective"]
