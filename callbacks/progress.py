@@ -19,6 +19,7 @@ from rich.progress import Progress as LiveLine
 from sdar_pl import __version__
 from sdar_pl.callbacks.trainer_access import data_of, iteration_of, module_of
 from sdar_pl.runtime.means import Means
+from sdar_pl.runtime.words import count_in_words, percent
 from sdar_pl.types import Episode
 
 ROLLOUT, SCORING, REFILL = "rolling out", "scoring", "rolling out in the place of groups with equal rewards"
@@ -208,11 +209,6 @@ def stage_of(trainer: L.Trainer) -> str:
     return trainer.state.fn.value if trainer.state.fn else ""
 
 
-def percent(share: float | None) -> str:
-    """A share in a column of its own width."""
-    return "    –" if share is None else f"{100 * share:5.1f} %"
-
-
 def head(trainer: L.Trainer, number: int) -> str:
     """The start of a lasting line, numbers below each other: ``iteration   7/150``."""
     total = trainer.max_epochs if trainer.max_epochs and trainer.max_epochs > 0 else None
@@ -233,17 +229,9 @@ def facts(trainer: L.Trainer) -> list[tuple[str, str]]:
     share = f"{trained / max(1, total):.1%} trained{adapters}"
     return [
         ("sdar_pl", __version__),
-        ("policy", f"{policy.source.name}: {in_words(total)} parameters, {share}"),
+        ("policy", f"{policy.source.name}: {count_in_words(total)} parameters, {share}"),
         ("environment", f"{type(data.environment).__name__}, validated on {panel} tasks"),
         ("iteration", f"{data.tasks_per_iteration} groups × {data.group_size} episodes"),
         ("device", f"{devices}, {strategy}, precision {trainer.precision}"),
         ("run folder", str(trainer.default_root_dir)),
     ]
-
-
-def in_words(count: int) -> str:
-    """1,234,567 → "1.2 M"."""
-    for size, letter in ((1e9, "B"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.1f} {letter}"
-    return str(count)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from sdar_pl.checks import between
 from sdar_pl.errors import UserError
+from sdar_pl.modeling.memory import Memory
 from sdar_pl.modeling.sharding import local, sharded_as, whole
 from sdar_pl.policy import Policy
 
@@ -39,6 +40,10 @@ class Teacher(ABC):
 
     def follow(self, policy: Policy) -> None:  # noqa: B027 - most teachers keep no weights of their own
         """Take notice of an optimizer step."""
+
+    def memory(self, trained: int) -> dict[str, Memory]:
+        """Name → bytes that the teacher takes beside a policy that trains ``trained`` parameters, for ``plan``."""
+        return {}
 
     def state_dict(self) -> dict[str, Tensor]:
         """Unsharded tensors on the CPU for a checkpoint. Collective under FSDP2."""
@@ -116,6 +121,9 @@ class MovingAverage(Teacher):
             for name, weights in policy.trained():
                 # Elementwise: every rank updates its own shard.
                 local(self._means[name]).lerp_(local(weights).float(), 1 - self.decay)
+
+    def memory(self, trained: int) -> dict[str, Memory]:
+        return {"teacher's average": Memory(4 * trained)}
 
     def state_dict(self) -> dict[str, Tensor]:
         return {name: whole(mean).cpu() for name, mean in self._means.items()} or dict(self._loaded)

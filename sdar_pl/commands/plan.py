@@ -1,7 +1,8 @@
 """``python -m sdar_pl plan --config file.yaml``: how much memory a run will take on every rank; loads nothing.
 
 The model is built from its configuration alone, on the meta device; one micro-batch of its update and one of its
-prompts run on tensors without data (memory.py). Left out: the vLLM engine's own memory, and what memory.py leaves out.
+prompts run on tensors without data (modeling/memory.py). Engine and teacher answer for themselves (``memory``). Left
+out: engines in processes of their own, and what modeling/memory.py leaves out.
 """
 
 from __future__ import annotations
@@ -9,44 +10,25 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from math import ceil
 from typing import Any
 
 import torch
-from torch import nn
 
 from sdar_pl.commands.lightning_cli import CommandLine, launch
 from sdar_pl.datamodule import RolloutDataModule
-from sdar_pl.engines.kv import COLUMNS_AT_ONCE
-from sdar_pl.engines.transformers import LEAVE_SHARE
-from sdar_pl.errors import UserError
-from sdar_pl.modeling.adapters import LoRA, adapt
-from sdar_pl.modeling.architectures import read_config
-from sdar_pl.modeling.memory import (
-    Int8StandIn,
-    Update,
-    causal_lm,
-    optimizer_bytes,
-    prefill_bytes,
-    quantised,
-    update_bytes,
-    weight_bytes,
-)
+from sdar_pl.engines import Engine, RolloutSize
+from sdar_pl.modeling.memory import Memory, Update, optimizer_bytes, update_bytes
+from sdar_pl.modeling.skeleton import Skeleton, build_skeleton
 from sdar_pl.module import SDARModule
 from sdar_pl.objectives import Estimator
-from sdar_pl.policy import DTYPES, ModelSource
+from sdar_pl.policy import DTYPES, LoRA, ModelSource
 from sdar_pl.runtime.messages import add_file_names
-
-#: bytes that drawing a token takes for each row and word of the vocabulary (TransformersEngine._sample: the logits,
-#: their scaled copy and log-probs in float32; probabilities, their sums and a flipped copy in float64; two masks)
-SAMPLING = 3 * 4 + 3 * 8 + 2
-
-
-#: parts of a phase that never come together: the largest of them counts
-IN_TURN = ("copies of the cache", "prompts", "sampling", "one layer's backward", "logits chunk")
+from sdar_pl.runtime.words import bytes_in_words
+from sdar_pl.teachers import Teacher
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -78,31 +60,35 @@ class PlanCommandLine(CommandLine):
 
 @dataclass
 class Plan:
-    """Bytes are of one rank. ``fixed`` is there always, ``rollout`` and ``update`` come and go."""
+    """Memory of one rank. ``fixed`` is there always, ``rollout`` and ``update`` come and go."""
 
     model: str
     parameters: int
     trained: int
     ranks: int
     shards: int
-    fixed: dict[str, int] = field(default_factory=dict)
-    rollout: dict[str, int] = field(default_factory=dict)
-    update: dict[str, int] = field(default_factory=dict)
-    notes: dict[str, str] = field(default_factory=dict)
+    fixed: dict[str, Memory]
+    rollout: dict[str, Memory]
+    update: dict[str, Memory]
 
     @property
     def peaks(self) -> dict[str, int]:
-        def height(parts: dict[str, int]) -> int:
-            together = sum(size for name, size in parts.items() if name not in IN_TURN)
-            return together + max((size for name, size in parts.items() if name in IN_TURN), default=0)
+        """Phase → bytes at its height."""
 
-        fixed = sum(self.fixed.values())
-        return {"rollout": fixed + height(self.rollout), "update": fixed + height(self.update)}
+        def height(phase: dict[str, Memory]) -> int:
+            together = sum(part.size for part in phase.values() if not part.in_turn)
+            return together + max((part.size for part in phase.values() if part.in_turn), default=0)
+
+        return {"rollout": height(self.fixed | self.rollout), "update": height(self.fixed | self.update)}
 
     def as_json(self) -> str:
         """Everything, in bytes."""
+        phases = {"fixed": self.fixed, "rollout": self.rollout, "update": self.update}
+        sizes = {phase: {name: part.size for name, part in parts.items()} for phase, parts in phases.items()}
+        notes = {name: part.note for parts in phases.values() for name, part in parts.items() if part.note}
         peaks = {**self.peaks, "total": max(self.peaks.values())}
-        return json.dumps({**vars(self), "share": self.trained / self.parameters, "peaks": peaks}, indent=2)
+        more = {"notes": notes, "share": self.trained / self.parameters, "peaks": peaks}
+        return json.dumps({**vars(self), **sizes, **more}, indent=2)
 
     def __str__(self) -> str:
         share = f"{100 * self.trained / self.parameters:.2f} %"
@@ -115,128 +101,105 @@ class Plan:
             "on each rank",
         ]
         for title, parts in {"always": self.fixed, "rollout": self.rollout, "update": self.update}.items():
-            for name, size in parts.items():
-                turn = "~" if name in IN_TURN else " "
-                lines.append(f"  {title:<8}{turn}{name:<24} {pretty(size):>10}  {self.notes.get(name, '')}".rstrip())
+            for name, part in parts.items():
+                turn = "~" if part.in_turn else " "
+                lines.append(f"  {title:<8}{turn}{name:<24} {bytes_in_words(part.size):>10}  {part.note}".rstrip())
                 title = ""
         lines.append("  ~ one at a time: the largest counts")
-        lines += ["", *(f"peak of the {name:<8} {pretty(size):>23}" for name, size in self.peaks.items())]
+        lines += ["", *(f"peak of the {name:<8} {bytes_in_words(size):>23}" for name, size in self.peaks.items())]
         return "\n".join(lines)
 
 
-def pretty(size: float) -> str:
-    """Bytes for people."""
-    return f"{size / 2**30:.2f} GiB" if size >= 2**30 else f"{size / 2**20:.1f} MiB"
-
-
 def plan(config: Any) -> Plan:
-    """The parsed configuration of a ``fit`` → its Plan. Raises ``UserError`` where the model cannot be built."""
-    policy, data, trainer = config.model.policy.init_args, config.data, config.trainer
-    base, net = skeleton(config)
-    ranks, shards = layout(trainer)
-    trained = [parameter for parameter in net.parameters() if parameter.requires_grad]
-    base_weights, statistics = base
-    adapters = sum(p.nbytes for p in trained) if policy.lora else 0
-    gradients = sum(p.nbytes for p in trained)
-    parameters = sum(p.numel() for p in net.parameters())
-    result = Plan(policy.model, parameters, sum(p.numel() for p in trained), ranks, shards)
-    result.fixed = {
-        "weights": base_weights // shards + statistics,
-        "adapters": adapters // shards,
-        "optimizer": optimizer_bytes(_optimizer(config.model.optimizer), trained) // shards,
+    """The plan of a parsed ``fit`` configuration. Raises ``UserError`` where the model cannot be built."""
+    model, (ranks, shards) = skeleton(config), layout(config.trainer)
+    trained = sum(parameter.numel() for parameter in model.trained)
+    return Plan(
+        config.model.policy.init_args.model,
+        model.parameters,
+        trained,
+        ranks,
+        shards,
+        fixed=fixed(config, model, trained, shards),
+        rollout=rollout(config, model, ranks, shards),
+        update=update(config, model, ranks, shards),
+    )
+
+
+def skeleton(config: Any) -> Skeleton:
+    """The policy of a configuration, without data."""
+    policy, precision = config.model.policy.init_args, str(config.trainer.precision)
+    mixed = precision in ("bf16-mixed", "16-mixed", "bf16", "16")
+    return build_skeleton(
+        ModelSource(policy.model, policy.gguf_file, policy.random_weights),
+        LoRA(**vars(policy.lora)) if policy.lora else None,
+        policy.quantization,
+        DTYPES[policy.dtype],
+        partial(torch.autocast, "cpu", torch.bfloat16) if mixed else contextlib.nullcontext,
+        torch.bfloat16 if precision in ("bf16-true", "16-true") else None,
+    )
+
+
+def fixed(config: Any, model: Skeleton, trained: int, shards: int) -> dict[str, Memory]:
+    """What is there as long as the run: weights, optimizer, teacher."""
+    policy, optimizer = config.model.policy.init_args, config.model.optimizer
+    state = optimizer_bytes(partial(_imported(optimizer.class_path), **vars(optimizer.init_args)), model.trained)
+    teacher: Teacher = _instance(config.model.teacher)
+    return {
+        "weights": Memory(model.weights // shards + model.statistics, policy.quantization or policy.dtype),
+        "adapters": Memory(model.adapters // shards),
+        "optimizer": Memory(state // shards, optimizer.class_path),
+        **{name: replace(part, size=part.size // shards) for name, part in teacher.memory(trained).items()},
     }
-    result.notes["weights"] = policy.quantization or policy.dtype
-    result.notes["optimizer"] = config.model.optimizer.class_path
-    if config.model.teacher.class_path.endswith("MovingAverage"):
-        result.fixed["teacher's average"] = 4 * result.trained // shards
 
-    window = data.prompter.init_args
-    length = window.max_prompt_tokens + data.sampling.max_new_tokens
-    precision = _autocast(trainer.precision)
-    layer = max(p.numel() for p in causal_lm(net).get_decoder().layers[0].parameters())
-    unpacked = layer * DTYPES[policy.dtype].itemsize if policy.quantization else 0
-    whole = base_weights + adapters
 
-    if data.engine.class_path.endswith("TransformersEngine"):
-        engine = data.engine.init_args
-        sessions = ceil(data.tasks_per_iteration / ranks) * data.group_size
-        decoded = min(sessions, engine.max_rows)
-        keeps = window.history == "conversation" and engine.keep_cache
-        prompts = max(1, min(decoded, engine.prefill_tokens // window.max_prompt_tokens))
-        height, token = prefill_bytes(net, prompts, window.max_prompt_tokens, precision=precision)
-        row = (length + COLUMNS_AT_ONCE) * token
-        rows = sessions if keeps else decoded
-        result.rollout = {
-            "KV cache": rows * row,
-            "copies of the cache": int(decoded * row * (1 if keeps else 1 - LEAVE_SHARE)),
-            "prompts": height + unpacked,
-            "sampling": decoded * causal_lm(net).config.get_text_config().vocab_size * SAMPLING,
-        }
-        result.notes["KV cache"] = (
-            f"{rows} rows × {length + COLUMNS_AT_ONCE:,} tokens × {token:,} B, every row at its longest"
-        )
-        result.notes["copies of the cache"] = "when rows leave the batch"
-        result.notes["prompts"] = f"{prompts} × {window.max_prompt_tokens:,} tokens"
-    if shards > 1:
-        result.rollout["gathered weights"] = whole
+def rollout(config: Any, model: Skeleton, ranks: int, shards: int) -> dict[str, Memory]:
+    """What generation takes: the engine's share and, where weights are sharded, the whole of them."""
+    data, prompter = config.data, config.data.prompter.init_args
+    size = RolloutSize(
+        sessions=ceil(data.tasks_per_iteration / ranks) * data.group_size,
+        prompt_tokens=prompter.max_prompt_tokens,
+        response_tokens=data.sampling.max_new_tokens,
+        keep=prompter.history == "conversation",
+    )
+    engine: Engine = _instance(data.engine)
+    parts = engine.memory(model, size)
+    return parts | ({"gathered weights": Memory(model.weights + model.adapters)} if shards > 1 else {})
 
+
+def update(config: Any, model: Skeleton, ranks: int, shards: int) -> dict[str, Memory]:
+    """What the forward and backward of one micro-batch take, and the gradients."""
+    policy, data, prompter = config.model.policy.init_args, config.data, config.data.prompter.init_args
+    length = prompter.max_prompt_tokens + data.sampling.max_new_tokens
     rows = max(1, data.micro_batch_tokens // length)
-    turns = data.play.max_turns if window.history == "conversation" else 1
+    turns = data.play.max_turns if prompter.history == "conversation" else 1
     responses = rows * min(turns * data.sampling.max_new_tokens, length - 1)
-    top_k = _top_k(config.model.objective)
     measure = partial(
-        update_bytes, net, rows, length, responses, chunk=policy.logits_chunk, precision=precision, top_k=top_k
+        update_bytes,
+        model.net,
+        rows,
+        length,
+        responses,
+        chunk=policy.logits_chunk,
+        precision=model.precision,
+        top_k=_top_k(config.model.objective),
     )
-    found: Update = measure(checkpointing=policy.gradient_checkpointing)
+    chosen: Update = measure(checkpointing=policy.gradient_checkpointing)
     other: Update = measure(checkpointing=not policy.gradient_checkpointing)
-    result.update = {
-        "gradients": gradients // shards,
-        "activations": found.saved,
-        "one layer's backward": found.layer + unpacked,
-        "logits chunk": found.logits,
-    }
     word = "without" if policy.gradient_checkpointing else "with"
-    result.notes["activations"] = (
-        f"{rows} rows × {length:,} tokens; {pretty(other.saved)} {word} gradient checkpointing"
-    )
-    result.notes["logits chunk"] = f"{min(policy.logits_chunk, responses):,} tokens"
+    note = f"{rows} rows × {length:,} tokens; {bytes_in_words(other.saved)} {word} gradient checkpointing"
+    gradients = sum(parameter.nbytes for parameter in model.trained)
+    parts = {
+        "gradients": Memory(gradients // shards),
+        "activations": Memory(chosen.saved, note),
+        "one layer's backward": Memory(chosen.layer + model.unpacked, in_turn=True),
+        "logits chunk": Memory(chosen.logits, f"{min(policy.logits_chunk, responses):,} tokens", in_turn=True),
+    }
     if shards > 1:
-        result.update["gathered layers"] = gathered_bytes(causal_lm(net), whole / parameters)
-        result.notes["gathered layers"] = "two decoder layers, embeddings and output layer"
+        parts["gathered layers"] = Memory(model.gathered_bytes(), "two decoder layers, embeddings and output layer")
     elif ranks > 1:
-        result.update["gradient buckets"] = gradients
-    return result
-
-
-def skeleton(config: Any) -> tuple[tuple[int, int], Any]:
-    """(bytes of weights and of their quantisation's statistics, the model with its adapters on the meta device)."""
-    from transformers import AutoModelForCausalLM
-
-    policy = config.model.policy.init_args
-    found = read_config(ModelSource(policy.model, policy.gguf_file, policy.random_weights))
-    low = str(config.trainer.precision) in ("bf16-true", "16-true")  # Lightning converts all of the model
-    dtype = torch.bfloat16 if low else DTYPES[policy.dtype]
-    with torch.device("meta"):
-        try:
-            net = AutoModelForCausalLM.from_config(found, dtype=dtype, attn_implementation="sdpa")
-        except ValueError as error:
-            raise UserError(f"model.policy.model: {policy.model!r} is no causal language model ({error})") from error
-        base = weight_bytes(net, policy.quantization)
-        for part in quantised(net) if policy.quantization == "int8" else ():
-            part.__class__ = Int8StandIn
-        if policy.lora:
-            net = adapt(net, LoRA(**vars(policy.lora)))
-    if low:
-        net = net.to(dtype)
-    return base, net
-
-
-def gathered_bytes(net: Any, each: float) -> int:
-    """What FSDP2 holds whole while an update runs: a decoder layer, the next one, and the root. ``each``: bytes a
-    parameter takes."""
-    layers = list(net.get_decoder().layers)
-    layer = sum(p.numel() for p in layers[0].parameters())
-    return int(each * (sum(p.numel() for p in net.parameters()) - (len(layers) - 2) * layer))
+        parts["gradient buckets"] = Memory(gradients)
+    return parts
 
 
 def layout(trainer: Any) -> tuple[int, int]:
@@ -264,27 +227,20 @@ def layout(trainer: Any) -> tuple[int, int]:
     return ranks, every if size == "auto" else int(size)
 
 
-def _optimizer(config: Any) -> Callable[[list[nn.Parameter]], Any]:
-    made: Callable[[list[nn.Parameter]], Any] = partial(_imported(config.class_path), **vars(config.init_args))
-    return made
-
-
 def _top_k(objective: Any) -> int:
     """Of how many of the teacher's likeliest tokens a configured objective wants log-probs."""
-    estimator = objective.get("init_args.distillation.init_args.estimator")
-    if estimator is None:
+    config = objective.get("init_args.distillation.init_args.estimator")
+    if config is None:
         return 0
-    made: Estimator = _imported(estimator.class_path)(**dict(estimator.get("init_args") or {}))
-    return made.top_k
+    estimator: Estimator = _instance(config)
+    return estimator.top_k
+
+
+def _instance(config: Any) -> Any:
+    """What a ``class_path`` with its ``init_args`` names; plain arguments only."""
+    return _imported(config.class_path)(**dict(config.get("init_args") or {}))
 
 
 def _imported(path: str) -> Any:
     module, name = path.rsplit(".", 1)
     return getattr(importlib.import_module(module), name)
-
-
-def _autocast(precision: Any) -> Callable[[], Any]:
-    """The context that Lightning's ``trainer.precision`` puts around a forward."""
-    if str(precision) in ("bf16-mixed", "16-mixed", "bf16", "16"):
-        return lambda: torch.autocast("cpu", torch.bfloat16)
-    return contextlib.nullcontext

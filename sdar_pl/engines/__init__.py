@@ -1,6 +1,6 @@
 """Engines generate tokens for the rollouts."""
 
-from sdar_pl.engines.base import Completion, Engine, Request, Sampling
+from sdar_pl.engines.base import Completion, Engine, Request, RolloutSize, Sampling
 from sdar_pl.engines.transformers import TransformersEngine
 
-__all__ = ["Completion", "Engine", "Request", "Sampling", "TransformersEngine"]
+__all__ = ["Completion", "Engine", "Request", "RolloutSize", "Sampling", "TransformersEngine"]

@@ -12,6 +12,8 @@ import numpy as np
 from sdar_pl.errors import UserError
 
 if TYPE_CHECKING:
+    from sdar_pl.modeling.memory import Memory
+    from sdar_pl.modeling.skeleton import Skeleton
     from sdar_pl.policy import Policy
 
 
@@ -58,6 +60,23 @@ class Completion:
     logprobs: list[float]
 
 
+@dataclass(frozen=True)
+class RolloutSize:
+    """How much one rank generates at most, for ``Engine.memory``.
+
+    Args:
+        sessions: episodes of an iteration on this rank.
+        prompt_tokens: tokens of the longest prompt.
+        response_tokens: tokens of the longest response.
+        keep: prompts continue each other, as ``Request.keep`` says.
+    """
+
+    sessions: int
+    prompt_tokens: int
+    response_tokens: int
+    keep: bool
+
+
 class Engine(ABC):
     """Generates responses with the current policy."""
 
@@ -72,6 +91,13 @@ class Engine(ABC):
     @abstractmethod
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         """One completion a request, in order."""
+
+    def memory(self, model: Skeleton, rollout: RolloutSize) -> dict[str, Memory]:
+        """Name → what a rollout takes beyond the policy's weights on a rank, for ``plan``; nothing is loaded.
+
+        An engine in a process of its own takes nothing here.
+        """
+        return {}
 
     @abstractmethod
     def release(self, sessions: Sequence[int]) -> None:

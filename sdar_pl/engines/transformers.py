@@ -16,9 +16,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from sdar_pl.engines.base import Completion, Engine, Request, Sampling
+from sdar_pl.checks import at_least
+from sdar_pl.engines.base import Completion, Engine, Request, RolloutSize, Sampling
+from sdar_pl.engines.inverse_cdf import BYTES_A_LOGIT, draw
 from sdar_pl.engines.kv import COLUMNS_AT_ONCE, Block, gather
 from sdar_pl.errors import UserError
+from sdar_pl.modeling.memory import Memory, prefill_bytes
+from sdar_pl.modeling.skeleton import Skeleton
 from sdar_pl.policy import Policy
 
 #: rows leave the decoding batch once this share of it has finished (leaving copies the cache)
@@ -44,10 +48,9 @@ class TransformersEngine(Engine):
     """
 
     def __init__(self, max_rows: int = 256, prefill_tokens: int = 16384, keep_cache: bool = True) -> None:
-        for name, value in {"max_rows": max_rows, "prefill_tokens": prefill_tokens}.items():
-            if value < 1:
-                raise UserError(f"data.engine.{name}: {value} must be 1 or more")
-        self.max_rows, self.prefill_tokens, self.keep_cache = max_rows, prefill_tokens, keep_cache
+        self.max_rows = at_least("data.engine.max_rows", max_rows, 1)
+        self.prefill_tokens = at_least("data.engine.prefill_tokens", prefill_tokens, 1)
+        self.keep_cache = keep_cache
         self._policy: Policy | None = None
         self._kept: dict[int, CachedRow] = {}
 
@@ -69,6 +72,22 @@ class TransformersEngine(Engine):
             for start in range(0, len(requests), self.max_rows):
                 done += self._generate(requests[start : start + self.max_rows], sampling)
         return done
+
+    def memory(self, model: Skeleton, rollout: RolloutSize) -> dict[str, Memory]:
+        decoded = min(rollout.sessions, self.max_rows)
+        prompts = max(1, min(decoded, self.prefill_tokens // rollout.prompt_tokens))
+        height, token = prefill_bytes(model.net, prompts, rollout.prompt_tokens, precision=model.precision)
+        columns = rollout.prompt_tokens + rollout.response_tokens + COLUMNS_AT_ONCE
+        keeps = rollout.keep and self.keep_cache
+        rows = rollout.sessions if keeps else decoded
+        copies = int(decoded * columns * token * (1 if keeps else 1 - LEAVE_SHARE))
+        note = f"{rows} rows × {columns:,} tokens × {token:,} B, every row at its longest"
+        return {
+            "KV cache": Memory(rows * columns * token, note),
+            "copies of the cache": Memory(copies, "when rows leave the batch", in_turn=True),
+            "prompts": Memory(height + model.unpacked, f"{prompts} × {rollout.prompt_tokens:,} tokens", in_turn=True),
+            "sampling": Memory(decoded * model.vocabulary * BYTES_A_LOGIT, in_turn=True),
+        }
 
     # ------------------------------------------------------------------ prompt → cache and next-token logits
 
@@ -162,7 +181,10 @@ class TransformersEngine(Engine):
         cache, valid = block.cache(), block.valid
         positions = valid.sum(1, keepdim=True)  # of the token to be fed next
         while True:
-            tokens, logprobs = self._sample(logits, [rows[i] for i in active], running, sampling)
+            # Rows that have ended draw nothing from their streams.
+            draws = [rows[i].stream.random() if sampling.temperature and alive else 0.5
+                     for i, alive in zip(active, running, strict=True)]  # fmt: skip
+            tokens, logprobs = draw(logits, draws, sampling)
             for place, i in enumerate(active):
                 if not running[place]:
                     continue
@@ -207,25 +229,6 @@ class TransformersEngine(Engine):
         tail = self._policy.tokenizer.decode(completion.tokens[-longest:])
         return any(stop in tail for stop in sampling.stop)
 
-    def _sample(
-        self, logits: Tensor, rows: Sequence[Request], running: Sequence[bool], sampling: Sampling
-    ) -> tuple[list[int], list[float]]:
-        """One token a row by inverse CDF. Rows that have finished draw nothing from their stream."""
-        scaled = logits / (sampling.temperature or 1.0)
-        logprobs = scaled.log_softmax(-1)
-        if sampling.temperature == 0:
-            tokens = logits.argmax(-1)
-        else:
-            probs = truncate(logprobs, sampling).double()
-            cdf = probs.cumsum(-1)
-            draws = [row.stream.random() if alive else 0.5 for row, alive in zip(rows, running, strict=True)]
-            u = torch.tensor(draws, dtype=torch.float64, device=logits.device)[:, None]
-            tokens = torch.searchsorted(cdf, u * cdf[:, -1:], right=True).squeeze(1)
-            # u close to 1 may fall past the last token that has probability.
-            last = probs.shape[-1] - 1 - (probs.flip(-1) > 0).to(torch.int8).argmax(-1)
-            tokens = tokens.minimum(last)
-        return tokens.tolist(), logprobs.gather(-1, tokens[:, None]).squeeze(1).tolist()
-
 
 def _chunks(items: Sequence[tuple[int, int]], budget: int) -> Iterator[list[int]]:
     """(number, length) → numbers in their order, so many at a time that they have at most ``budget`` tokens when padded
@@ -252,17 +255,3 @@ def _refuse_partial_caches(config: Any) -> None:
             f"data.engine: this model's layers cache as {', '.join(odd)}; the transformers engine keeps caches of full "
             "attention only, use another model"
         )
-
-
-def truncate(logprobs: Tensor, sampling: Sampling) -> Tensor:
-    """Probabilities [n, V] after top-k and top-p (not renormalised)."""
-    probs = logprobs.exp()
-    if sampling.top_k:
-        floor = probs.topk(min(sampling.top_k, probs.shape[-1])).values[:, -1:]
-        probs = probs.masked_fill(probs < floor, 0.0)
-    if sampling.top_p < 1:
-        ranked, order = probs.sort(dim=-1, descending=True)
-        # Keep the smallest set whose mass reaches top_p: drop what stands after it.
-        drop = ranked.cumsum(-1) - ranked >= sampling.top_p * ranked.sum(-1, keepdim=True)
-        probs = probs.masked_fill(drop.scatter(-1, order, drop), 0.0)
-    return probs

@@ -27,6 +27,21 @@ from sdar_pl.modeling.logprobs import token_logprobs
 NF4_TABLES = 4 * (16 + 256 + 1)
 
 
+@dataclass(frozen=True)
+class Memory:
+    """Bytes that one thing takes on a rank.
+
+    Args:
+        size: bytes.
+        note: what the size follows from, for people.
+        in_turn: never there together with others that are ``in_turn`` in the same phase; the largest of them counts.
+    """
+
+    size: int
+    note: str = ""
+    in_turn: bool = False
+
+
 class AllocationMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Counts the bytes of tensors that are made inside and still alive: ``now``, and ``peak`` so far."""
 
@@ -80,8 +95,13 @@ def causal_lm(net: Any) -> Any:
     return net.get_base_model() if hasattr(net, "get_base_model") else net
 
 
+def decoder_layers(net: Any) -> list[nn.Module]:
+    """The decoder layers of a model with or without the peft wrapper."""
+    return list(causal_lm(net).get_decoder().layers)
+
+
 def shorten(net: Any, layers: int) -> Any:
-    """A copy of a model that ends after so many decoder layers."""
+    """A copy of a model that ends after its first ``layers`` decoder layers."""
     decoder = causal_lm(net).get_decoder()
     every = decoder.layers
     decoder.layers = every[:layers]
@@ -170,7 +190,7 @@ def update_bytes(
             return Update(saved, meter.peak - saved, logits)
 
     two, three = measure(2), measure(3)
-    more = len(causal_lm(net).get_decoder().layers) - 2
+    more = len(decoder_layers(net)) - 2
     return Update(
         two.saved + more * (three.saved - two.saved), two.layer + more * (three.layer - two.layer), three.logits
     )
@@ -184,8 +204,7 @@ def prefill_bytes(net: Any, rows: int, length: int, *, precision: Callable[[], A
         attention = torch.ones_like(tokens)
         output = causal_lm(model.eval()).get_decoder()(input_ids=tokens, attention_mask=attention, use_cache=True)
         cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in output.past_key_values.layers)
-        layers = len(causal_lm(net).get_decoder().layers)
-        return meter.peak - cache, cache * layers // (2 * rows * length)
+        return meter.peak - cache, cache * len(decoder_layers(net)) // (2 * rows * length)
 
 
 # ---------------------------------------------------------------------- what stands still

@@ -13,6 +13,7 @@ from rich.table import Table
 
 from sdar_pl.reports.comparison import LearningCurves, MethodSummary, Run, learning_curves, summarise
 from sdar_pl.reports.statistics import Interval
+from sdar_pl.runtime.words import duration
 
 #: distinguishable with any colour vision (Okabe and Ito)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -56,12 +57,6 @@ def percent(value: Interval) -> str:
 def points(value: Interval | None) -> str:
     """A difference in percentage points, with its sign."""
     return "–" if value is None else f"{100 * value.mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
-
-
-def duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
 
 
 def in_brief(run: Run) -> str:

@@ -25,12 +25,12 @@ from sdar_pl.batch import Batch, Row, collate
 from sdar_pl.callbacks import EpisodeLog, GateStats, Progress, Summary, Throughput
 from sdar_pl.callbacks.episode_log import collect, forget_after, rendered, row_of
 from sdar_pl.callbacks.gate_stats import BUCKETS, splits
-from sdar_pl.callbacks.progress import in_words
 from sdar_pl.callbacks.summary import compare
 from sdar_pl.errors import UserError
 from sdar_pl.reports.statistics import paired_difference, wilson
 from sdar_pl.runtime.means import Means
 from sdar_pl.runtime.metrics_csv import MetricsCSV
+from sdar_pl.runtime.words import count_in_words
 from sdar_pl.types import Episode, Observation, Task, Turn
 
 
@@ -381,8 +381,8 @@ def test_progress_is_silent_on_other_ranks() -> None:
     assert trainer.datamodule.listeners == []
 
 
-def test_counts_in_words() -> None:
-    assert [in_words(n) for n in (12, 1_500, 1_234_567, 7_600_000_000)] == ["12", "1.5 k", "1.2 M", "7.6 B"]
+def test_counts_count_in_words() -> None:
+    assert [count_in_words(n) for n in (12, 1_500, 1_234_567, 7_600_000_000)] == ["12", "1.5 k", "1.2 M", "7.6 B"]
 
 
 # ---------------------------------------------------------------------- Summary

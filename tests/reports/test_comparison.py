@@ -12,8 +12,9 @@ from rich.console import Console
 
 from sdar_pl.errors import UserError
 from sdar_pl.reports.comparison import Run, learning_curves, summarise
-from sdar_pl.reports.comparison_files import duration, in_brief, percent, points, report, table
+from sdar_pl.reports.comparison_files import in_brief, percent, points, report, table
 from sdar_pl.reports.statistics import Interval
+from sdar_pl.runtime.words import duration
 
 
 def runs() -> list[Run]:
