@@ -8,7 +8,8 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from helpers.engine_contract import RULES, quick_to_end
+from helpers.engine_contract import RULES
+from helpers.models import quick_to_end
 
 from sdar_pl.engines import Completion, Engine, Request, Sampling, TransformersEngine
 from sdar_pl.policy import Policy

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from helpers.engine_contract import HOT, ask, prompt, quick_to_end
-from helpers.models import make_model
+from helpers.engine_contract import HOT, ask, prompt
+from helpers.models import make_model, quick_to_end
 from helpers.worlds import Echo
 
 from sdar_pl.batch import collate, rows_of

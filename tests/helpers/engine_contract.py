@@ -30,12 +30,6 @@ TOLERANCE = 1e-4
 # ---------------------------------------------------------------------- set-ups
 
 
-def quick_to_end(policy: Policy) -> Policy:
-    """Every tenth token ends a response, so that rows end at different times."""
-    policy.causal_lm.generation_config.eos_token_id = list(range(0, 330, 10))
-    return policy
-
-
 def prompt(seed: int, length: int = 12) -> list[int]:
     return [random.Random(seed).randrange(250) for _ in range(length)]
 
