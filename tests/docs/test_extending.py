@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 from helpers import CONFIGS, ROOT
-from helpers.engine_contract import RULES, quick_to_end
+from helpers.engine_contract import RULES
+from helpers.models import quick_to_end
 from helpers.pages import commands, named_blocks
 from helpers.runs import TINY, metrics, run_here
 

@@ -1,8 +1,7 @@
 """The engine contract: one function a rule, through the public ``Engine`` interface alone.
 
 ``rule(engine, policy)`` raises AssertionError where the engine breaks the rule. Give every rule a new engine and a
-small random policy with the end tokens of ``quick_to_end``. tests/contracts/test_engines.py runs every rule on every
-engine; a new engine adds one line there.
+small random policy with the end tokens of ``quick_to_end``. tests/contracts/test_engines.py lists the engines.
 """
 
 from __future__ import annotations
@@ -21,7 +20,6 @@ from sdar_pl.errors import UserError
 from sdar_pl.modeling.memory import AllocationMeter
 from sdar_pl.policy import Policy
 
-Check = Callable[[Engine, Policy], None]
 HOT = Sampling(temperature=1.3, max_new_tokens=9)
 #: nats by which the log-probs of engine and trainer may differ (float32, other order of sums)
 TOLERANCE = 1e-4
@@ -280,7 +278,7 @@ def the_policy_is_left_as_it_was(engine: Engine, policy: Policy) -> None:
 
 
 #: every rule by its name
-RULES: dict[str, Check] = {
+RULES: dict[str, Callable[[Engine, Policy], None]] = {
     rule.__name__: rule
     for rule in (
         logprobs_are_the_trainers,
