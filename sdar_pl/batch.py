@@ -104,8 +104,8 @@ class Batch:
         episodes: [B] long, index into the rank's episodes.
         groups: [B] long, number of the group.
         teacher_batch: the same rows as the teacher reads them, where it reads at every optimizer step; same [B, R].
-        total_tokens: denominator of means over tokens.
-        total_rows: denominator of means over rows.
+        total_tokens: denominator of means over tokens (None: this batch is the whole step).
+        total_rows: denominator of means over rows (likewise).
 
     The other fields are those of Row, padded with 0: [B, R], and [B, R, k] or [B, R, k + 1] for the teacher's top.
 
@@ -132,8 +132,8 @@ class Batch:
     top_tokens: Tensor | None = None
     teacher_top: Tensor | None = None
     teacher_batch: Batch | None = None
-    total_tokens: float = 0.0
-    total_rows: float = 0.0
+    total_tokens: float | None = None
+    total_rows: float | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -152,8 +152,8 @@ class Batch:
     ) -> LossInputs:
         """What the objective reads: this batch, and what the student's forward pass gave (see LossInputs)."""
         shared: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(LossInputs) if hasattr(self, f.name)}
-        # A step without any token (every group dropped) has a loss of 0 / 1.
-        shared |= {name: shared[name] or 1.0 for name in ("total_tokens", "total_rows")}
+        for name in ("total_tokens", "total_rows"):
+            shared[name] = 1.0 if shared[name] == 0 else shared[name]  # a step without any row: its loss is 0 / 1
         return LossInputs(
             student_logprobs,
             **shared,

@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.builders import an_episode
 
-from sdar_pl.batch import Row, blank_row, collate, pack, rows_of, uncollate
+from sdar_pl.batch import PER_TOKEN, Row, blank_row, collate, micro_batches, pack, rows_of, uncollate
 
 
 def test_a_conversation_is_one_row() -> None:
@@ -140,3 +140,50 @@ def test_pack(budget: int) -> None:
         assert len(part[0].tokens) * (len(part) + 1) > budget
         assert len(part[0].tokens) >= len(following[0].tokens)
     assert pack([], 100) == []
+
+
+def test_loss_inputs_are_the_batch_s() -> None:
+    """Every quantity goes by its name; without totals, the batch is the whole step."""
+    rows = rows_of(an_episode(), 5, "windowed")
+    for row in rows:
+        row.teacher_logprobs, row.old_logprobs = [-0.1] * len(row.positions), [-0.2] * len(row.positions)
+    batch = collate(rows)
+    student = torch.zeros_like(batch.mask)
+    inputs = batch.loss_inputs(student, iteration=4, entropy=student + 1, student_top=student[..., None], shaped=True)
+    for name in (*PER_TOKEN, "mask", "episodes", "groups"):
+        if hasattr(inputs, name):
+            assert getattr(inputs, name) is getattr(batch, name), name
+    assert inputs.student_logprobs is student
+    assert inputs.entropy is not None
+    assert inputs.student_top is not None
+    assert (inputs.iteration, inputs.shaped, inputs.total_tokens, inputs.total_rows) == (4, True, None, None)
+    batch.total_tokens = batch.total_rows = 0.0
+    empty = batch.loss_inputs(student, iteration=0)
+    assert (empty.total_tokens, empty.total_rows, empty.shaped) == (1.0, 1.0, False), "an empty step divides by 1"
+    batch.total_tokens, batch.total_rows = 6.0, 2.5
+    whole = batch.loss_inputs(student, iteration=0)
+    assert (whole.total_tokens, whole.total_rows) == (6.0, 2.5)
+
+
+@pytest.mark.parametrize("with_teacher", [True, False])
+def test_micro_batches(with_teacher: bool) -> None:
+    """Two steps, of one rank: as many micro-batches each, with the totals of their step; blank ones fill up."""
+    rows = [*rows_of(an_episode(), 0, "windowed"), *rows_of(an_episode(), 1, "windowed")]
+    for row in rows[3:]:
+        row.group = 4
+    rows.pop()  # the second group has two rows: of one and of two response tokens
+    batches, accumulate = micro_batches(
+        rows, step_of={3: 1, 4: 0}, steps=2, budget=10, pad=9, with_teacher=with_teacher
+    )
+    assert (accumulate, len(batches)) == (2, 4)
+    assert [batch.total_rows for batch in batches] == [2, 2, 3, 3]
+    assert [batch.total_tokens for batch in batches] == [3, 3, 6, 6]
+    counts = [int(batch.mask.sum()) for batch in batches]
+    assert sum(counts[:2]) == 3
+    assert sum(counts[2:]) == 6
+    assert counts[1] == 0, "a blank one"
+    assert uncollate(batches[1]) == []
+    for batch in batches:
+        assert (batch.teacher_batch is not None) is with_teacher
+        assert batch.teacher_batch is None or batch.teacher_batch.mask.shape == batch.mask.shape
+    assert micro_batches([], step_of={}, steps=2, budget=10, pad=0, with_teacher=False)[1] == 1

@@ -1,35 +1,32 @@
-"""Scoring: advantages, and log-probs under the views."""
+"""Scoring: log-probs under the views, and all that an objective reads."""
 
 from __future__ import annotations
 
 import random
-import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
+from helpers.builders import an_outcome
 from helpers.models import shake
-from helpers.ranks import on_ranks
 from helpers.worlds import Echo
 
+from sdar_pl import objectives as O
 from sdar_pl.batch import Row, collate, rows_of
 from sdar_pl.engines import Sampling, TransformersEngine
 from sdar_pl.errors import UserError
-from sdar_pl.objectives.advantages import BatchAdvantage, GroupAdvantage
+from sdar_pl.objectives.advantages import GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import EpisodeSlot, PlayRules, play
-from sdar_pl.sampling.contexts import update_context_provider
 from sdar_pl.scoring import (
-    set_advantages,
+    score,
     set_old_logprobs,
     set_reference_logprobs,
     set_teacher_logprobs,
 )
-from sdar_pl.skills.providers import NoContext
 from sdar_pl.teachers import Current, Teacher
-from sdar_pl.types import Episode, Observation, Task, Turn
 
 MakePolicy = Callable[..., Policy]
 
@@ -192,77 +189,37 @@ def test_reference_needs_adapters(make_policy: MakePolicy) -> None:
         fill(policy, rows, reference=True)
 
 
-# ---------------------------------------------------------------------- advantages
+# ---------------------------------------------------------------------- the whole of it
 
 
-def test_advantages_are_the_groups(make_policy: MakePolicy) -> None:
-    """Two groups; an episode of three rows counts once, and all of its rows get its advantage."""
-    rewards = [1.0, 0.0, 0.0, 5.0, 3.0]
-    groups = [0, 0, 0, 1, 1]
-    episodes = []
-    for number, (reward, group) in enumerate(zip(rewards, groups, strict=True)):
-        episode = Episode(Task(str(number), "k", ""), group, number, Observation(""))
-        episode.penalty = -reward
-        episodes.append(episode)
-    counts = [3, 1, 1, 1, 2]
-    rows = [Row(n, groups[n], [1], [0], [0], [0.0]) for n in range(5) for _ in range(counts[n])]
-    random.Random(1).shuffle(rows)
-    set_advantages(rows, episodes, GroupAdvantage(scale="none"))
-    wanted = {0: 2 / 3, 1: -1 / 3, 2: -1 / 3, 3: 1.0, 4: -1.0}
-    assert all(row.advantages[0] == pytest.approx(wanted[row.episode]) for row in rows)
-    set_advantages(rows, episodes, GroupAdvantage())
-    deviation = (1 / 3) ** 0.5  # of 1, 0, 0, with n − 1
-    assert {row.episode: row.advantages[0] for row in rows}[0] == pytest.approx(2 / 3 / deviation, rel=1e-4)
-
-
-# ---------------------------------------------------------------------- several ranks
-
-
-def an_episode(group: int, index: int, reward: float) -> Episode:
-    played = Episode(Task(f"{group}", "k", "", data=threading.Lock()), group, index, Observation(""))
-    seen = Observation("", reward=reward, done=True, success=reward > 0)
-    played.turns = [Turn([1], [2], [0.0], "", "", True, seen) for _ in range(1 + (group + index) % 2)]
-    return played
-
-
-REWARDS = [[9.0, 0.0, 0.0], [1.0, 1.0, 4.0], [0.0, 0.0, 0.0]]
-EPISODES = [an_episode(group, i, reward) for group, part in enumerate(REWARDS) for i, reward in enumerate(part)]
-
-
-@pytest.mark.parametrize("advantage", [BatchAdvantage(), BatchAdvantage("none"), BatchAdvantage(unit="row")])
-def test_a_whole_batch_is_that_of_all_ranks(advantage: BatchAdvantage) -> None:
-    def advantages(groups: tuple[int, ...]) -> dict[tuple[int, int], float]:
-        episodes = [episode for episode in EPISODES if episode.group in groups]
-        rows = [row for i, episode in enumerate(episodes) for row in rows_of(episode, i, "windowed")]
-        set_advantages(rows, episodes, advantage)
-        return {(row.group, episodes[row.episode].index): row.advantages[0] for row in rows}
-
-    alone = advantages((0, 1, 2))
-    assert sum(alone.values()) != 0
-    ranks = on_ranks([lambda: advantages((1,)), lambda: advantages(()), lambda: advantages((0, 2))])
-    assert ranks[0].keys() == {(1, 0), (1, 1), (1, 2)}
-    assert ranks[1] == {}
-    assert {**ranks[0], **ranks[2]} == pytest.approx(alone, rel=1e-12)
-
-
-def test_every_rank_hears_of_all_episodes() -> None:
-    class Note(NoContext):
-        def __init__(self, group: int) -> None:
-            self.group, self.heard = group, list[Any]()
-
-        def given(self, task: Task) -> tuple[str, ...]:
-            return (f"skill of rank {self.group % 2}",)
-
-        def update(self, task: Task, given: Sequence[str], success: bool) -> None:
-            assert task.data is None
-            self.heard.append((task.id, given, success))
-
-    def heard(first: int) -> list[Any]:
-        context = Note(first)
-        update_context_provider(context, [episode for episode in EPISODES if episode.group % 2 == first])
-        return context.heard
-
-    even, odd = on_ranks([lambda: heard(0), lambda: heard(1)])
-    assert even == odd
-    wanted = [(e.task.id, (f"skill of rank {e.group % 2}",), e.success) for e in EPISODES]
-    assert even == wanted, "in the order in which one process would play them"
+@pytest.mark.parametrize(
+    ("objective", "with_old", "filled"),
+    [
+        (O.GRPO(), False, set()),
+        (O.GRPO(), True, {"old"}),
+        (O.GRPO(reference_coefficient=0.1), False, {"reference"}),
+        (O.SDAR(), False, {"teacher"}),
+        (O.SDAR(reference_coefficient=0.1), True, {"old", "teacher", "reference"}),
+        (O.Objective(shaper=O.GRSDShaper()), False, {"old", "teacher"}),
+    ],
+)
+@pytest.mark.parametrize("at_every_step", [True, False])
+def test_an_objective_is_given_what_it_reads(
+    make_policy: MakePolicy, objective: O.Objective, with_old: bool, filled: set[str], at_every_step: bool
+) -> None:
+    policy = make_policy()
+    rows = played(policy, "conversation")
+    episodes = [an_outcome(row.group, n, float(n % 2)) for n, row in enumerate(rows)]
+    teacher = None if at_every_step else Current()
+    if at_every_step and objective.shapes_iteration:
+        return  # refused by the module
+    parts = {"policy": policy, "objective": objective, "advantage": GroupAdvantage(scale="none"), "teacher": teacher}
+    score(rows, episodes, **parts, with_old=with_old, temperature=1.0, budget=200, iteration=0)  # type: ignore[arg-type]
+    names = {
+        n for n in ("old", "teacher", "reference") if any(getattr(row, f"{n}_logprobs") is not None for row in rows)
+    }
+    assert names == filled - ({"teacher"} if at_every_step else set())
+    signs = {(row.episode, sign) for row in rows for sign in torch.tensor(row.advantages).sign().tolist()}
+    assert signs == {(0, -1.0), (1, 1.0), (2, -1.0), (3, 1.0)}
+    shaped = any(len(set(row.advantages)) > 1 for row in rows)
+    assert shaped is objective.shapes_iteration, "only a shaper makes them differ within an episode"

@@ -19,6 +19,8 @@ from sdar_pl.environments.alfworld.textworld_worker import TextWorldSession, Wor
 from sdar_pl.environments.household.rules import HouseholdSession
 from sdar_pl.types import Observation
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _packages() -> None:

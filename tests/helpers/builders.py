@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+
 from sdar_pl.types import Episode, Observation, Task, Turn
 
 
@@ -15,3 +17,11 @@ def an_episode(teacher: bool = True) -> Episode:
         turn.teacher_prompt = [7, 7, *prompt] if teacher and number == 0 else None
         episode.turns.append(turn)
     return episode
+
+
+def an_outcome(group: int, index: int, reward: float) -> Episode:
+    """An episode of one or two turns with this outcome; its task's data cannot be pickled."""
+    played = Episode(Task(f"{group}", "k", "", data=threading.Lock()), group, index, Observation(""))
+    seen = Observation("", reward=reward, done=True, success=reward > 0)
+    played.turns = [Turn([1], [2], [0.0], "", "", True, seen) for _ in range(1 + (group + index) % 2)]
+    return played
