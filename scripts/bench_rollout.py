@@ -100,14 +100,14 @@ def conversations(policy: Policy, groups: int, size: int) -> list[Conversation]:
 
 
 class ScriptedEngine(TransformersEngine):
-    """The engine, told after each draw which token it has drawn."""
+    """Draws as the engine does, then takes the scripted token instead."""
 
     script: dict[int, list[int]]
 
-    def _sample(
+    def _draw(
         self, logits: Tensor, rows: Sequence[Request], running: Sequence[bool], sampling: Sampling
     ) -> tuple[list[int], list[float]]:
-        tokens, logprobs = super()._sample(logits, rows, running, sampling)
+        tokens, logprobs = super()._draw(logits, rows, running, sampling)
         for place, row in enumerate(rows):
             if running[place]:
                 tokens[place] = self.script[row.session].pop(0)

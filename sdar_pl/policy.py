@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from sdar_pl.batch import Batch
+from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.adapters import LoRA, adapt
 from sdar_pl.modeling.logprobs import LogProbs, token_logprobs
@@ -69,12 +70,10 @@ class Policy(nn.Module):
         logits_chunk: int = 512,
     ) -> None:
         super().__init__()
-        if lora is not None and lora.r < 1:
-            raise UserError(f"model.policy.lora.r: {lora.r} is not a rank; give 1 or more")
+        at_least("model.policy.lora.r", lora.r if lora else None, 1)
         if quantization and lora is None:
             raise UserError("model.policy.quantization: a quantised base cannot be trained; add model.policy.lora")
-        if logits_chunk < 1:
-            raise UserError(f"model.policy.logits_chunk: {logits_chunk} must be 1 or more")
+        at_least("model.policy.logits_chunk", logits_chunk, 1)
         self.source = ModelSource(model, gguf_file, random_weights)
         self.lora, self.quantization = lora, quantization
         self.dtype_name, self.attention = dtype, attention
@@ -172,7 +171,7 @@ class Policy(nn.Module):
         return frozenset(token for token in [*ends, self.tokenizer.eos_token_id] if token is not None)
 
     def check_length(self, tokens: int) -> None:
-        """Raises ``UserError`` for a sequence longer than the model was made for (it would read on, ever worse)."""
+        """Raises ``UserError`` for a sequence longer than the model was made for: output gets ever worse beyond it."""
         limit = getattr(self.causal_lm.config, "max_position_embeddings", None)
         if limit and tokens > limit:
             raise UserError(

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sdar_pl.errors import UserError
+from sdar_pl.checks import at_least, between
 
 if TYPE_CHECKING:
     from sdar_pl.modeling.memory import Memory
@@ -19,7 +19,15 @@ if TYPE_CHECKING:
 
 @dataclass
 class Sampling:
-    """How responses are drawn. ``temperature`` 0 is greedy; ``stop`` are strings that end a response."""
+    """How responses are drawn.
+
+    Args:
+        temperature: divides the logits before the softmax, ≥ 0; 0 takes the likeliest token.
+        top_p: draw from the likeliest tokens that reach this probability together, in (0, 1]; 1 draws from all.
+        top_k: draw from this many of the likeliest tokens, ≥ 0; 0 draws from all.
+        max_new_tokens: tokens of a response at most, ≥ 1.
+        stop: strings that end a response; the string itself belongs to the response.
+    """
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -28,22 +36,22 @@ class Sampling:
     stop: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        wrong = {
-            "temperature": self.temperature < 0,
-            "top_p": not 0 < self.top_p <= 1,
-            "top_k": self.top_k < 0,
-            "max_new_tokens": self.max_new_tokens < 1,
-        }
-        for name in (name for name, bad in wrong.items() if bad):
-            raise UserError(f"sampling.{name}: {getattr(self, name)} is out of range")
+        at_least("data.sampling.temperature", self.temperature, 0)
+        between("data.sampling.top_p", self.top_p, 0, 1, ends="(]")
+        at_least("data.sampling.top_k", self.top_k, 0)
+        at_least("data.sampling.max_new_tokens", self.max_new_tokens, 1)
 
 
 @dataclass
 class Request:
-    """One response wanted. ``prompt`` is the whole context so far; ``session`` names the episode, so that an engine
-    may keep its KV cache between turns; ``stream`` is the episode's own random stream, so that what is sampled
-    does not depend on which other rows share the batch. ``keep`` False says that the session's next prompt will not
-    go on from this one (``windowed`` history), so that nothing need be kept."""
+    """One wanted response.
+
+    Args:
+        session: the episode's number; an engine may keep its KV cache between turns.
+        prompt: tokens of the whole context so far.
+        stream: the episode's own random stream: what is sampled does not depend on the rows beside it.
+        keep: the session's next prompt may continue this one; False (``windowed`` history) keeps no cache.
+    """
 
     session: int
     prompt: list[int]
@@ -53,8 +61,12 @@ class Request:
 
 @dataclass
 class Completion:
-    """``logprobs`` are under softmax(logits / temperature), before top-p and top-k. The end-of-turn token, where the
-    response ended by itself, is its last token."""
+    """One response.
+
+    Args:
+        tokens: the sampled tokens; the last is the end token where the response ended by itself.
+        logprobs: one a token, in nats, under softmax(logits / temperature), before top-p and top-k.
+    """
 
     tokens: list[int]
     logprobs: list[float]

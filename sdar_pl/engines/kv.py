@@ -1,7 +1,7 @@
 """Key–value caches of many sessions as padded tensors, and the one operation on them: ``gather`` rows of several.
 
-Within a turn rows end at different times and leave holes; gathering drops them. Tensors are wider than what they
-hold, so that a new token is written behind the last one (preallocated.py) instead of copying all of them.
+Rows finish at different times, which leaves masked columns between their tokens; ``gather`` compacts them. Tensors are
+wider than what they hold, so that a new token is written behind the last one (preallocated.py) without copying them.
 """
 
 from __future__ import annotations

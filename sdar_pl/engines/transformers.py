@@ -181,10 +181,7 @@ class TransformersEngine(Engine):
         cache, valid = block.cache(), block.valid
         positions = valid.sum(1, keepdim=True)  # of the token to be fed next
         while True:
-            # Rows that have ended draw nothing from their streams.
-            draws = [rows[i].stream.random() if sampling.temperature and alive else 0.5
-                     for i, alive in zip(active, running, strict=True)]  # fmt: skip
-            tokens, logprobs = draw(logits, draws, sampling)
+            tokens, logprobs = self._draw(logits, [rows[i] for i in active], running, sampling)
             for place, i in enumerate(active):
                 if not running[place]:
                     continue
@@ -210,6 +207,14 @@ class TransformersEngine(Engine):
             hidden, cache = self._step(torch.tensor(tokens, device=valid.device)[:, None], valid, positions, cache)
             positions = positions + 1
             logits = self._head(hidden[:, -1])
+
+    def _draw(
+        self, logits: Tensor, rows: Sequence[Request], running: Sequence[bool], sampling: Sampling
+    ) -> tuple[list[int], list[float]]:
+        """A token and its log-prob for every row. Rows that have ended draw nothing from their streams."""
+        random = sampling.temperature > 0
+        uniforms = [row.stream.random() if random and alive else 0.5 for row, alive in zip(rows, running, strict=True)]
+        return draw(logits, uniforms, sampling)
 
     def _keep(self, ended: Sequence[tuple[Request, Completion]], block: Block, places: list[int]) -> None:
         """Remember the rows of ``block`` at ``places`` for the next turns of the sessions that have ended theirs."""

@@ -13,9 +13,13 @@ from sdar_pl.modeling.sources import brief
 
 @dataclass
 class LoRA:
-    """Low-rank adapters (peft). ``target_modules`` is "all-linear" or a list of module names.
+    """Low-rank adapters (peft): W + alpha / r · B·A with A [r, in] and B [out, r] (2106.09685).
 
-    Dropout is 0 by default: with dropout the student's log-probs at update time are not those of the rollout.
+    Args:
+        r: rank, ≥ 1.
+        alpha: scale of the adapters, divided by ``r``.
+        target_modules: "all-linear" (every linear layer but the output layer) or a list of module names.
+        dropout: on the adapters' inputs, in [0, 1). With 0 the student's log-probs at update time are the rollout's.
     """
 
     r: int = 16

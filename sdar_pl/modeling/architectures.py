@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from sdar_pl.errors import UserError
-from sdar_pl.modeling.sources import ModelSource, brief
+from sdar_pl.modeling.sources import ModelSource, brief, gguf_option
 
 COLUMNS = ("hidden_size", "num_hidden_layers", "num_attention_heads", "num_key_value_heads", "intermediate_size")
 #: name → (type, vocabulary, tied embeddings, the columns above); Qwen3 heads are 128 wide
@@ -41,7 +41,7 @@ def read_config(source: ModelSource) -> Any:
     from transformers import AutoConfig
 
     path = source.resolve()
-    gguf = {"gguf_file": source.gguf_file} if source.gguf_file else {}
+    gguf = gguf_option(source.gguf_file)
     try:
         return AutoConfig.from_pretrained(path, local_files_only=True, **gguf)
     except (OSError, ValueError):

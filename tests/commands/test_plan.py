@@ -338,7 +338,7 @@ def test_the_table_names_all_parts(small: Path, capsys: pytest.CaptureFixture[st
     table = capsys.readouterr().out
     for word in (
         "parameters",
-        "% )".replace(" ", ""),
+        "of them trained (",
         "weights",
         "optimizer",
         "KV cache",
