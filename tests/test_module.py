@@ -15,7 +15,7 @@ PLAIN = [
 ]
 
 
-@pytest.mark.parametrize("history", ["conversation", "windowed"])
+@pytest.mark.parametrize("history", ["conversation", pytest.param("windowed", marks=pytest.mark.slow)])
 def test_micro_batches_change_nothing(history: str, tmp_path: Path) -> None:
     options = [*PLAIN, "--data.prompter.history", history]
     whole = fit_here(tmp_path / "whole", *options, "--data.micro_batch_tokens", "100000")

@@ -9,9 +9,11 @@ import sys
 import zipfile
 from pathlib import Path
 
+import pytest
 from helpers import ROOT
 
 
+@pytest.mark.slow
 def test_the_wheel_imports(tmp_path: Path) -> None:
     tree = tmp_path / "tree"
     wanted = ["pyproject.toml", "README.md", "LICENSE", "NOTICE"]

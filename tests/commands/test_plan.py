@@ -200,6 +200,7 @@ def test_an_update_within_15_percent(
     assert allocated(update) == pytest.approx(wanted, rel=0.15)
 
 
+@pytest.mark.slow
 def test_the_teachers_likeliest_tokens_take_room(planned: Callable[..., dict[str, Any]], small: Path) -> None:
     config = {"config": CONFIGS / "objectives" / "sdar_js.yaml", **options(small, gradient_checkpointing="true")}
     estimator = "model__objective__init_args__distillation__init_args__estimator__init_args__k"

@@ -14,6 +14,7 @@ from helpers import CONFIGS, ROOT
 from helpers.runs import fit_here, run_here
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text()
+pytestmark = pytest.mark.slow  # a fit, a validation and a test of its policy
 
 
 def section(title: str) -> str:

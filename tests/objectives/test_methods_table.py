@@ -41,6 +41,7 @@ def test_a_method_stands_with_its_family(script: ModuleType, name: str, family: 
     assert f"objectives/{name}.yaml" in section
 
 
+@pytest.mark.slow
 def test_check(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(script, "PAGE", ROOT / "docs" / "absent.md")
     monkeypatch.setattr("sys.argv", ["methods_table.py", "--check"])

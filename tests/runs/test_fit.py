@@ -75,10 +75,13 @@ def test_full_fine_tuning_without_adapters(tmp_path: Path) -> None:
     "arguments",
     [
         ["--model.objective.init_args.coefficient", "0"],
-        [
-            *["--config", str(ROOT / "configs" / "objectives" / "sdar_reverse_kl.yaml")],
-            *["--model.objective.init_args.distillation.init_args.coefficient", "0"],
-        ],
+        pytest.param(
+            [
+                *["--config", str(ROOT / "configs" / "objectives" / "sdar_reverse_kl.yaml")],
+                *["--model.objective.init_args.distillation.init_args.coefficient", "0"],
+            ],
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["sdar", "sdar_reverse_kl"],
 )
