@@ -1,4 +1,4 @@
-"""What watches a run: checkpoints, gate statistics, the log of episodes, throughput, progress, and tables at the end.
+"""Callbacks: checkpoints, gate statistics, the log of episodes, throughput, progress, and tables at the end of a run.
 
 ``sdar_pl.cli`` adds those of ``DEFAULT`` to every run. No other module of sdar_pl imports this package.
 """

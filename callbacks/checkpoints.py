@@ -1,9 +1,9 @@
-"""Checkpoints: when they are written. How is sdar_pl/runtime/checkpoint_files.py.
+"""Checkpoints: the times at which checkpoints are written; sdar_pl/runtime/checkpoint_files.py writes them.
 
 checkpoints/last.ckpt            after every rollout (with it) and at the end of every iteration
             iteration-0016.ckpt  the ends of the last ``keep`` iterations
-            best.ckpt            the iteration that was validated best
-adapter/                         the best one's adapters, or the last's without validation, as plain peft reads them
+            best.ckpt            the iteration with the best validation
+adapter/                         adapters of best.ckpt (without validation: of last.ckpt) as a peft folder
 """
 
 from __future__ import annotations
@@ -15,23 +15,20 @@ import lightning as L
 from lightning.pytorch.callbacks import Checkpoint
 
 from sdar_pl.callbacks.trainer_access import iteration_of, module_of
-from sdar_pl.commands.export import write_adapter
-from sdar_pl.errors import UserError
-from sdar_pl.runtime.checkpoint_files import same_file
+from sdar_pl.checks import at_least
+from sdar_pl.runtime.checkpoint_files import same_file, write_adapter
 
 
 class Checkpoints(Checkpoint):
     """Writes checkpoints, so that a run that is killed at any moment loses no finished rollout.
 
     Args:
-        keep: so many of the last iterations stay.
-        monitor: the metric of which the highest is best.
+        keep: number of recent iterations whose checkpoints are kept, ≥ 1.
+        monitor: name of the metric of metrics.csv whose highest value marks the best iteration.
     """
 
     def __init__(self, keep: int = 2, monitor: str = "val/success") -> None:
-        if keep < 1:
-            raise UserError(f"Checkpoints.keep: {keep} must be 1 or more")
-        self.keep, self.monitor = keep, monitor
+        self.keep, self.monitor = at_least("trainer.callbacks.Checkpoints.keep", keep, 1), monitor
         self.best: float | None = None
         self.score: float | None = None  # of this iteration's validation
         self.folder = Path("checkpoints")
@@ -44,7 +41,7 @@ class Checkpoints(Checkpoint):
 
     @property
     def best_model_path(self) -> str:
-        """Where the best one is; empty if there is none."""
+        """Path of best.ckpt, or "" if there is none (Lightning's name)."""
         path = self.folder / "best.ckpt"
         return str(path) if self.best is not None and path.exists() else ""
 
@@ -52,15 +49,15 @@ class Checkpoints(Checkpoint):
         self.folder = Path(trainer.default_root_dir, "checkpoints")
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if trainer.is_global_zero:  # a run resumed from an earlier one makes the later ones again
+        if trainer.is_global_zero:  # a run resumed from an earlier iteration repeats the later ones
             for path in self._iterations():
                 if _number(path) > trainer.current_epoch:
                     path.unlink()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not iteration_of(trainer).restored:
-            # Lightning counts from 0 right after this hook; saved with the counts of the iteration before, it would
-            # take this one for finished.
+            # Lightning resets these counts right after this hook. With the counts of the previous iteration in the
+            # checkpoint, a resumed run would take this iteration for finished.
             inner = trainer.fit_loop.epoch_loop
             for progress in inner.batch_progress, inner.scheduler_progress, inner.automatic_optimization.optim_progress:
                 progress.reset_on_run()

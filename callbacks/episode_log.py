@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,8 +21,9 @@ import lightning as L
 from torch import Tensor
 
 from sdar_pl.batch import Batch
-from sdar_pl.callbacks.trainer_access import data_of, events_of, iteration_of, number_of, per_token
-from sdar_pl.errors import UserError
+from sdar_pl.callbacks.trainer_access import data_of, events_of, iteration_of, number_of
+from sdar_pl.checks import at_least
+from sdar_pl.runtime.files import replacing
 from sdar_pl.types import Episode, Turn
 
 #: (episode, turn) → name of a record → its values, one for each response token
@@ -37,19 +37,17 @@ class EpisodeLog(L.Callback):
     """Writes episodes to ``episodes.jsonl`` and shows some in TensorBoard.
 
     Args:
-        train_every: write the training episodes of every so-manieth iteration (evaluations are written always).
-        show: so many of them are shown as text, from the best to the worst reward.
+        train_every: write the training episodes of every n-th iteration, n ≥ 1. Evaluations are always written.
+        show: number of training episodes shown in TensorBoard at each of these iterations, spread from the highest
+            reward to the lowest; ≥ 0.
     """
 
     def __init__(self, train_every: int = 1, show: int = 2) -> None:
-        if train_every < 1:
-            raise UserError(f"EpisodeLog.train_every: {train_every} must be 1 or more")
-        if show < 0:
-            raise UserError(f"EpisodeLog.show: {show} must be 0 or more")
-        self.train_every, self.show = train_every, show
+        self.train_every = at_least("trainer.callbacks.EpisodeLog.train_every", train_every, 1)
+        self.show = at_least("trainer.callbacks.EpisodeLog.show", show, 0)
         self.path = Path("episodes.jsonl")
         self.records: Records = {}
-        self.begun = False  # whether the file is this run's
+        self.begun = False  # whether the file holds episodes of this run
 
     # ------------------------------------------------------------------ the file
 
@@ -60,11 +58,10 @@ class EpisodeLog(L.Callback):
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if stage != "fit":
             self.path.unlink(missing_ok=True)
-
         self.begun = False
 
     def on_load_checkpoint(self, trainer: L.Trainer, pl_module: L.LightningModule, checkpoint: dict[str, Any]) -> None:
-        self.begun = True  # a resumed run goes on with its file
+        self.begun = True  # a resumed run appends to its file
 
     def on_sanity_check_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if not self.begun:
@@ -72,7 +69,7 @@ class EpisodeLog(L.Callback):
         self.begun = True
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.on_sanity_check_start(trainer, pl_module)  # where there was no such check
+        self.on_sanity_check_start(trainer, pl_module)  # if there was no sanity check
         forget_after(self.path, trainer.current_epoch)
 
     def _append(self, rows: Iterable[Mapping[str, Any]]) -> None:
@@ -129,24 +126,25 @@ class EpisodeLog(L.Callback):
 
 
 def forget_after(path: Path, iteration: int) -> None:
-    """Drop the lines of later iterations, which a resumed run makes again, and a last line that was cut off."""
+    """Drop the lines of iterations after ``iteration``, which a resumed run repeats, and an incomplete last line."""
     if not path.exists():
         return
-    partial = path.with_suffix(".partial")
-    with path.open(encoding="utf-8") as old, partial.open("w", encoding="utf-8") as new:
+    with (
+        replacing(path) as partial,
+        path.open(encoding="utf-8") as old,
+        partial.open("w", encoding="utf-8") as new,
+    ):
         for line in old:
-            # The number stands first in a line: no need to parse the rest of it.
-            found = re.match(r'{"iteration": (\d+),', line)
-            if found and int(found[1]) <= iteration and line.endswith("\n"):
+            number = re.match(r'{"iteration": (\d+),', line)  # row_of writes it first: no need to parse the line
+            if number and int(number[1]) <= iteration and line.endswith("\n"):
                 new.write(line)
-    os.replace(partial, path)
 
 
 def collect(records: Records, batch: Batch, tokens: Mapping[str, Tensor]) -> None:
     """Sort a micro-batch's records [B, R] by episode and turn."""
     inside = batch.mask > 0
     keys = [(int(e), int(t)) for e, t in _flat(inside, batch.episodes[:, None].expand_as(batch.mask), batch.turns)]
-    for name, values in {"advantage": per_token(batch), **{n: tokens[n] for n in RECORDS if n in tokens}}.items():
+    for name, values in {"advantage": batch.advantages, **{n: tokens[n] for n in RECORDS if n in tokens}}.items():
         for key, (value,) in zip(keys, _flat(inside, values), strict=True):
             records.setdefault(key, {}).setdefault(name, []).append(value)
 
@@ -156,7 +154,7 @@ def _flat(inside: Tensor, *tensors: Tensor) -> list[tuple[float, ...]]:
 
 
 def rounded(values: Sequence[float]) -> list[float | None]:
-    """Four decimals; what JSON has no word for becomes null."""
+    """Values with four decimals; NaN and infinities, which JSON lacks, become None."""
     return [round(float(value), 4) if math.isfinite(value) else None for value in values]
 
 
@@ -166,8 +164,8 @@ def row_of(
     """An episode as a JSON object; ``number`` is its index in ``records``."""
 
     def turn_of(i: int, turn: Turn) -> dict[str, Any]:
-        known = dict((records or {}).get((number, i), {}))
-        advantage = known.pop("advantage", None)
+        of_turn = dict((records or {}).get((number, i), {}))
+        advantage = of_turn.pop("advantage", None)
         return {
             "text": turn.text,
             "action": turn.action,
@@ -177,7 +175,7 @@ def row_of(
             "tokens": turn.response,
             "logprobs": rounded(turn.logprobs),
             **({"advantage": rounded([sum(advantage) / len(advantage)])[0]} if advantage else {}),
-            **{name: rounded(values) for name, values in known.items()},
+            **{name: rounded(values) for name, values in of_turn.items()},
         }
 
     return {
@@ -207,6 +205,6 @@ def rendered(episode: Episode, number: int, records: Records, decode: Any) -> st
         marks = [LEVELS[min(7, max(0, int(gate * 8)))] for gate in gates or []] or [""] * len(turn.response)
         response = "".join(decode([token]) + mark for token, mark in zip(turn.response, marks, strict=True))
         lines += ["", f"{i + 1}. {response.strip()}", *(f"> {line}" for line in turn.observation.text.splitlines())]
-    # Indented: what a model or an environment says is shown as it is, never read as Markdown.
+    # Indented, so that the text of a model or an environment is not interpreted as Markdown.
     shown = "\n".join(f"    {line}" for line in lines)
     return f"{episode.task.kind} · {outcome} · reward {episode.reward:.2f} · gate ▁ 0 … █ 1\n\n{shown}"

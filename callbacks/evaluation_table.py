@@ -1,4 +1,4 @@
-"""EvaluationTable: how sure the result of ``validate`` and ``test`` is, as a whole and for each kind of task."""
+"""EvaluationTable: the success of ``validate`` and ``test`` with intervals, in total and for each kind of task."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from rich.table import Table
 from sdar_pl.callbacks.summary import Results, gathered
 from sdar_pl.callbacks.trainer_access import data_of
 from sdar_pl.reports.statistics import wilson
+from sdar_pl.runtime.files import replacing
 
-#: what is kept of each episode
+#: figures kept of each episode
 FIGURES = ("success", "reward", "turns", "failed")
 
 
 class EvaluationTable(L.Callback):
     """Prints success by kind with its 95 % interval (Wilson) at the end of ``validate`` and ``test``.
 
-    Writes the same as ``validate.json`` or ``test.json`` in the run folder: split, checkpoint, context (whether the
-    student was shown the privileged context), temperature, success (share), interval, n, kinds (these three for each),
-    reward and turns (means), failed. An episode that failed for good counts as no success, so that n is the whole
-    panel; ``failed`` says how many did. In ``fit`` it does nothing.
+    Writes the same figures to ``validate.json`` or ``test.json`` in the run folder: split, checkpoint, context (whether
+    the student was shown the privileged context), temperature, success (share), interval, n, kinds (these three for
+    each), reward and turns (means), failed. An episode that failed counts as no success, so that n is the whole
+    panel; ``failed`` is the number of these episodes. In ``fit`` the callback does nothing.
     """
 
     def __init__(self) -> None:
@@ -60,7 +61,8 @@ class EvaluationTable(L.Callback):
             "failed": int(sums["failed"]),
         }
         path = Path(trainer.default_root_dir, f"{stage}.json")
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        with replacing(path) as partial:
+            partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
         Console(highlight=False, soft_wrap=True).print(table(report), f"{'figures':<12} {path}", sep="\n")
 
     on_test_start = on_validation_start
@@ -89,7 +91,7 @@ def rates(played: Results) -> dict[str, Any]:
 
 
 def table(report: dict[str, Any]) -> Table:
-    """The figures of a panel, a kind a line."""
+    """The figures of a panel as a table with one row for each kind."""
     context = "with" if report["context"] else "without"
     failed = f"; {report['failed']} failed and count as no success" if report["failed"] else ""
     result = Table(

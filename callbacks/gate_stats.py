@@ -1,6 +1,6 @@
-"""GateStats: what the teacher thought of the tokens of an iteration.
+"""GateStats: gates and gaps of an iteration's tokens.
 
-Every figure is a mean over *tokens* of the whole iteration on all ranks (not of the last micro-batch, and no mean of
+Every figure is a mean over *tokens* of the whole iteration on all ranks (neither of the last micro-batch, nor a mean of
 micro-batch means). Without a teacher there are no records and nothing is logged.
 """
 
@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from sdar_pl.batch import Batch
-from sdar_pl.callbacks.trainer_access import events_of, module_of, number_of, per_token
+from sdar_pl.callbacks.trainer_access import events_of, module_of, number_of
 from sdar_pl.runtime.means import Means
 
-#: A token that both views are sure of has a gap of rounding errors: below this it is neither negative nor active.
+#: Rounding errors of gap and gate: a token within them is neither negative nor active.
 NOISE = 1e-4
 
-#: name of the figure → (the record it is made of, what of each token is averaged)
+#: name of the figure → (the objective's record, the function of each token's record that is averaged)
 FIGURES: dict[str, tuple[str, Callable[[Tensor], Tensor]]] = {
     "gate/mean": ("gate", lambda gate: gate),
     "gate/active": ("gate", lambda gate: (gate > 0.5 + NOISE).float()),
@@ -35,7 +35,7 @@ def splits(turns: Tensor, advantages: Tensor) -> dict[str, Tensor]:
     """Suffix of a figure's name → which tokens [N] it covers.
 
     By turn: ``turns_0``, ``turns_1-2``, … ``turns_12-up``. By the sign of the advantage: ``positive_advantage``,
-    ``negative_advantage`` and ``zero_advantage``, where only the teacher has something to say.
+    ``negative_advantage`` and ``zero_advantage``, where only the distillation term teaches.
     """
     parts = {"": torch.ones_like(turns, dtype=torch.bool)}
     for first, last in BUCKETS:
@@ -44,9 +44,6 @@ def splits(turns: Tensor, advantages: Tensor) -> dict[str, Tensor]:
     parts["/positive_advantage"], parts["/negative_advantage"] = advantages > 0, advantages < 0
     parts["/zero_advantage"] = advantages == 0
     return parts
-
-
-NAMES = tuple(f"{figure}{part}" for figure in FIGURES for part in splits(torch.zeros(0), torch.zeros(0)))
 
 
 class GateStats(L.Callback):
@@ -71,10 +68,10 @@ class GateStats(L.Callback):
         for name, parts in self.tokens.items():
             if name in outputs["tokens"]:
                 values = outputs["tokens"][name].float()
-                parts.append(torch.stack([values, batch.turns.float(), per_token(batch).float()])[:, inside].cpu())
+                parts.append(torch.stack([values, batch.turns.float(), batch.advantages.float()])[:, inside].cpu())
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        means = Means(NAMES)  # the same names on all ranks, also on one that had no tokens
+        means = Means().to(trainer.strategy.root_device)
         events = events_of(trainer)
         for figure, (record, measure) in FIGURES.items():
             if not self.tokens[record]:

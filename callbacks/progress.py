@@ -1,4 +1,4 @@
-"""Progress: a live line for what goes on now, and one lasting line for each iteration.
+"""Progress: a live line for the phase in progress, and one lasting line for each iteration.
 
 On a terminal the live line shows episodes as they end, then scoring, then micro-batches. Where output goes to a file
 there are only the lasting lines, without control characters. Only rank 0 shows anything: the live line counts its own
@@ -23,7 +23,6 @@ from sdar_pl.runtime.words import count_in_words, percent
 from sdar_pl.types import Episode
 
 ROLLOUT, SCORING, REFILL = "rolling out", "scoring", "rolling out in the place of groups with equal rewards"
-NAMES = ("success", "reward", "gate", "validation")
 VERBS = {"validate": "validating", "test": "testing", "predict": "playing"}
 
 
@@ -33,7 +32,7 @@ class Progress(ProgressBar):
     def __init__(self) -> None:
         super().__init__()
         self.enabled = True
-        self.means = Means(NAMES)
+        self.means = Means()
         self.since = 0.0
         self.successes = self.played = 0
         self.phase, self.total = "", 0
@@ -45,7 +44,7 @@ class Progress(ProgressBar):
 
     @property
     def console(self) -> Console:
-        """Where lines go; made late, so that it is the process's stdout of then."""
+        """The console on the process's stdout, made at its first use."""
         if self._console is None:
             self._console = Console(highlight=False, soft_wrap=True, quiet=not self.enabled)
         return self._console
@@ -86,9 +85,9 @@ class Progress(ProgressBar):
             self._live.stop()
             self._live = None
 
-    def _heard(self, episode: Episode) -> None:
-        """An episode has ended, in training or evaluation."""
-        if self.phase == SCORING:  # it was not yet, for groups were dropped
+    def _episode_ended(self, episode: Episode) -> None:
+        """Count an episode that has ended, in training or evaluation."""
+        if self.phase == SCORING:  # groups were dropped, and others are rolled out
             self._phase(REFILL)
         self.played += 1
         self.successes += episode.success
@@ -100,12 +99,13 @@ class Progress(ProgressBar):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         super().setup(trainer, pl_module, stage)
+        self.means = Means().to(trainer.strategy.root_device)
         listeners = data_of(trainer).listeners
-        if trainer.is_global_zero and self._heard not in listeners:
-            listeners.append(self._heard)
+        if trainer.is_global_zero and self._episode_ended not in listeners:
+            listeners.append(self._episode_ended)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for name, value in facts(trainer):
+        for name, value in header(trainer):
             self.print(f"{name:<12} {value}")
         self._roll_out(trainer)
 
@@ -139,6 +139,7 @@ class Progress(ProgressBar):
             self.means.update("success", float(episode.success))
             self.means.update("reward", episode.reward)
         means = self.means.compute()
+        self.means.reset()
         parts = [
             f"success {percent(means.get('success'))}",
             f"reward {means.get('reward', 0.0):6.3f}",
@@ -189,8 +190,9 @@ class Progress(ProgressBar):
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn == "fit" and not trainer.sanity_checking:
-            return  # told in the iteration's line
+            return  # part of the iteration's line
         success = percent(self.means.compute().get("validation"))
+        self.means.reset()
         seconds = f"{time.perf_counter() - self.since:.1f} s"
         if trainer.sanity_checking:
             self.print(f"{head(trainer, 0)} · untrained · validation {success} · {seconds}")
@@ -216,8 +218,8 @@ def head(trainer: L.Trainer, number: int) -> str:
     return f"iteration {number:>{width}}" + (f"/{total}" if total else "")
 
 
-def facts(trainer: L.Trainer) -> list[tuple[str, str]]:
-    """What a user wants to see before a long run."""
+def header(trainer: L.Trainer) -> list[tuple[str, str]]:
+    """Names and values printed before a run: policy, environment, iteration, devices, run folder."""
     data, policy = data_of(trainer), module_of(trainer).policy
     # bitsandbytes packs two 4-bit weights into one element.
     sizes = [(p.numel() * (2 if type(p).__name__ == "Params4bit" else 1), p.requires_grad) for p in policy.parameters()]

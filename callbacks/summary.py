@@ -1,4 +1,4 @@
-"""Summary: what the training brought, with its uncertainty, and what to run next."""
+"""Summary: the change of success over a training, with its interval, and the next commands."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from rich.table import Table
 
 from sdar_pl.callbacks.trainer_access import number_of
 from sdar_pl.reports.statistics import Interval, paired_difference
+from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.ranks import all_gather
 from sdar_pl.types import Episode
 
@@ -25,7 +26,7 @@ class Summary(L.Callback):
     """Compares the first panel of a run with its last, task by task, at the end of ``fit``.
 
     Prints a table and writes ``summary.json`` in the run folder: before and after (success as a share), difference,
-    interval (95 %, paired bootstrap over the tasks), n, kinds, iterations and seconds. A resumed run still knows its
+    interval (95 %, paired bootstrap over the tasks), n, kinds, iterations and seconds. A resumed run keeps its
     first panel.
     """
 
@@ -72,18 +73,20 @@ class Summary(L.Callback):
         if compared is not None and self.first[0] < self.last[0]:
             folder = Path(trainer.default_root_dir)
             report = {**compared, "iterations": [self.first[0], self.last[0]], "seconds": round(self._spent(), 1)}
-            (folder / "summary.json").write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+            with replacing(folder / "summary.json") as partial:
+                partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
             console.print(table(report))
         for line in next_steps(trainer):
             console.print(line, markup=False)
 
 
 def results_of(episodes: Iterable[Episode]) -> Results:
+    """Kind and success of each episode, by task."""
     return {episode.task.id: (episode.task.kind, float(episode.success)) for episode in episodes}
 
 
 def gathered(results: Results) -> Results:
-    """The results of all ranks."""
+    """The results of all ranks. Collective."""
     return {task: result for part in all_gather(results) for task, result in part.items()}
 
 
@@ -128,7 +131,7 @@ def table(report: dict[str, Any]) -> Table:
 
 
 def next_steps(trainer: L.Trainer) -> list[str]:
-    """Where things are, and commands to go on with."""
+    """Lines with the places of the run's files, and commands to run next."""
     folder = Path(trainer.default_root_dir)
     places = {"metrics": "metrics.csv", "episodes": "episodes.jsonl", "summary": "summary.json", "adapter": "adapter"}
     lines = [f"{name:<12} {folder / file}" for name, file in places.items() if (folder / file).exists()]
@@ -141,6 +144,6 @@ def next_steps(trainer: L.Trainer) -> list[str]:
 
 
 def relative(path: str) -> Path:
-    """Shorter where it lies below the working folder."""
+    """``path`` relative to the working folder where it lies below it."""
     full = Path(path)
     return full.relative_to(Path.cwd()) if full.is_relative_to(Path.cwd()) else full

@@ -1,4 +1,4 @@
-"""TeacherPanel: what the teacher itself does on the validation panel, beside the student."""
+"""TeacherPanel: the teacher's own success on the validation panel, beside the student's."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Throughput: where the seconds of an iteration go, and how fast the engine is."""
+"""Throughput: seconds of each phase of an iteration, and tokens per second of the engine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from sdar_pl.callbacks.trainer_access import iteration_of, module_of, reduce
 
 class Throughput(L.Callback):
     """Logs ``time/rollout_s``, ``time/score_s`` and ``time/update_s`` (first to last micro-batch; a validation is not
-    part of it) – of the slowest rank, for the others wait – and, summed over ranks, ``rollout/generated_tokens``,
+    part of it) – of the slowest rank, for which the others wait – and, summed over ranks, ``rollout/generated_tokens``,
     ``rollout/prefilled_tokens`` and ``rollout/tokens_per_s`` (generated tokens a second of rollout).
     """
 
@@ -28,7 +28,7 @@ class Throughput(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
     ) -> None:
         if trainer.is_last_batch and trainer.strategy.root_device.type == "cuda":
-            torch.cuda.synchronize()  # else the clock would stop before the device does
+            torch.cuda.synchronize()  # kernels run asynchronously: wait for them before the clock is read
         self.ended = time.perf_counter()
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:

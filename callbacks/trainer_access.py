@@ -1,4 +1,4 @@
-"""What the callbacks share: typed ways to the module and its data, and the loggers that can do more than numbers."""
+"""Typed access to the module, its data and TensorBoard, for all callbacks."""
 
 from __future__ import annotations
 
@@ -7,9 +7,7 @@ from typing import Any, cast
 import lightning as L
 import torch
 from lightning.pytorch.loggers import TensorBoardLogger
-from torch import Tensor
 
-from sdar_pl.batch import Batch
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.module import SDARModule
 from sdar_pl.sampling.iteration import Iteration
@@ -21,7 +19,7 @@ def module_of(trainer: L.Trainer) -> SDARModule:
 
 
 def data_of(trainer: L.Trainer) -> RolloutDataModule:
-    """Where the rollouts come from."""
+    """The datamodule, where rollouts come from."""
     return cast(RolloutDataModule, trainer.datamodule)  # type: ignore[attr-defined]
 
 
@@ -33,14 +31,8 @@ def iteration_of(trainer: L.Trainer) -> Iteration:
 
 
 def number_of(trainer: L.Trainer) -> int:
-    """Number of the iteration that results of now belong to: 0 before any update (as in ``SDARModule.write``)."""
+    """Number of the current iteration, from 1; 0 before any update (as in ``SDARModule.write``)."""
     return 0 if trainer.sanity_checking else trainer.current_epoch + (trainer.state.fn == "fit")
-
-
-def per_token(batch: Batch) -> Tensor:
-    """Advantages as [B, R], whether they came by row or by token."""
-    advantages = batch.advantages
-    return (advantages if advantages.dim() == 2 else advantages[:, None]).expand_as(batch.mask)
 
 
 def events_of(trainer: L.Trainer) -> Any:
@@ -53,7 +45,7 @@ def events_of(trainer: L.Trainer) -> Any:
 
 
 def reduce(trainer: L.Trainer, values: list[float], how: str) -> list[float]:
-    """Numbers of this rank → their "sum" or "max" over all."""
+    """The "sum" or "max" over all ranks of each of ``values``. Collective."""
     if trainer.world_size == 1:
         return values
     tensor = torch.tensor(values, device=trainer.strategy.root_device)

@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from sdar_pl import __version__
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.messages import add_file_names, quieten
-from sdar_pl.runtime.processes import GUARD, Stopped, say
+from sdar_pl.runtime.processes import GUARD, Stopped, print_line
 
 #: commands that are not the trainer's → what each is for; ``a-command`` is ``main`` in sdar_pl/commands/a_command.py
 COMMANDS = {
@@ -43,12 +43,12 @@ def main(args: Sequence[str] | None = None) -> int:
         GUARD.failed(error)
         return fail(str(error))
     except (Stopped, KeyboardInterrupt) as error:
-        say(f"stopped. {GUARD.resume}".rstrip())
+        print_line(f"stopped. {GUARD.resume}".rstrip())
         return 128 + getattr(error, "signal", 2)
     except Exception as error:
-        if GUARD.told:  # the other ranks have been ended, and this one has noticed
-            say(f"stopped. {GUARD.resume}".rstrip())
-            return 128 + GUARD.told
+        if GUARD.signal_received:  # the error comes from the ranks that were ended
+            print_line(f"stopped. {GUARD.resume}".rstrip())
+            return 128 + GUARD.signal_received
         GUARD.failed(error)
         if type(error).__name__ == "MisconfigurationException":  # Lightning's own word for a user error
             return fail(f"trainer: {error}")

@@ -221,6 +221,7 @@ class SDARModule(L.LightningModule):
             self.means.update("rollout/dropped_groups", float(iteration.dropped_groups * ranks))
             self.means.update("rollout/refills", float(iteration.refills * ranks))
         self.write(self.means.compute())
+        self.means.reset()
 
     def write(self, values: Mapping[str, float]) -> None:
         """Log values under the number of the iteration (0: before any update)."""
@@ -235,8 +236,7 @@ class SDARModule(L.LightningModule):
     # ------------------------------------------------------------------ evaluation
 
     def on_validation_epoch_start(self) -> None:
-        names = ["success", "reward", "turns", *(f"success/{kind}" for kind in self.data.environment.kinds)]
-        self.evaluation_means = Means(tuple(names))
+        self.evaluation_means = Means().to(self.device)
 
     def validation_step(self, batch: list[tuple[int, Task]], batch_idx: int) -> Any:
         """Play this rank's share of the panel → its episodes."""

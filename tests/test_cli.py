@@ -11,7 +11,7 @@ import pytest
 from helpers import ROOT
 
 from sdar_pl.cli import main
-from sdar_pl.runtime.run_folder import RUN_FOLDER
+from sdar_pl.runtime.processes import RUN_FOLDER
 
 QUICKSTART = str(ROOT / "configs" / "quickstart.yaml")
 NO_CONTEXT = str(ROOT / "configs" / "contexts" / "none.yaml")

@@ -32,11 +32,11 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, SpinnerColumn
 from sdar_pl import __version__
 from sdar_pl.checks import at_least
 from sdar_pl.commands.compare_cells import Cell, check_overrides, run_cell
-from sdar_pl.commands.compare_methods import parse_methods, read_yaml
+from sdar_pl.commands.compare_methods import parse_methods
 from sdar_pl.errors import UserError
 from sdar_pl.reports.comparison import Run
 from sdar_pl.reports.comparison_files import in_brief, report
-from sdar_pl.runtime.messages import PlainParser
+from sdar_pl.runtime.messages import PlainParser, read_yaml
 
 FIT = (sys.executable, "-m", "sdar_pl", "fit")
 

@@ -17,9 +17,8 @@ from pathlib import Path
 from sdar_pl.commands.compare_methods import Method
 from sdar_pl.errors import UserError
 from sdar_pl.reports.comparison import Run
-
-#: run_folder.py's variable: a run around this comparison must not pass it on to the cells
-RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
+from sdar_pl.runtime.files import replacing
+from sdar_pl.runtime.processes import RUN_FOLDER
 
 
 @dataclass(frozen=True)
@@ -80,9 +79,8 @@ def run_cell(cell: Cell, fit: Sequence[str], show: Callable[[str], None]) -> Run
         run = read_run(cell)
     except (OSError, ValueError, KeyError) as error:
         return f"fit succeeded, but its results cannot be read: {type(error).__name__}: {error}"
-    partial = cell.results.with_suffix(".partial")
-    partial.write_text(json.dumps({"hash": cell.hash, **asdict(run)}) + "\n", encoding="utf-8")
-    os.replace(partial, cell.results)
+    with replacing(cell.results) as partial:
+        partial.write_text(json.dumps({"hash": cell.hash, **asdict(run)}) + "\n", encoding="utf-8")
     return run
 
 

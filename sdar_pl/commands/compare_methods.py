@@ -24,6 +24,7 @@ from typing import Any
 import yaml
 
 from sdar_pl.errors import UserError
+from sdar_pl.runtime.messages import read_yaml
 
 #: folders of configs whose files are parts: they change a recipe
 PART_FOLDERS = ("objectives", "contexts", "teachers", "models", "hardware")
@@ -151,13 +152,3 @@ def find_part(name: str, recipe: Path) -> Path:
             return folder / f"{name}.yaml"
     names = sorted({path.stem for folder in folders for path in folder.glob("*.yaml")})
     raise UserError(f"--objectives: no {name!r} beside {recipe}; give a file or one of {', '.join(names) or 'none'}")
-
-
-def read_yaml(path: Path, option: str) -> Any:
-    """A YAML file's content, without comments and layout. Raises ``UserError`` that names the option."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{option}: {path} cannot be read ({getattr(error, 'strerror', error)})") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{option}: {path} is not valid YAML: {error}") from error

@@ -19,10 +19,10 @@ from transformers.utils import logging as transformers_logging
 
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO
-from sdar_pl.runtime.messages import behind, shorten
+from sdar_pl.runtime.messages import shorten, user_error_behind
 from sdar_pl.runtime.metrics_csv import MetricsCSV
 from sdar_pl.runtime.processes import GUARD
-from sdar_pl.runtime.run_folder import advice, checkpoint, run_folder
+from sdar_pl.runtime.run_folder import checkpoint_path, resume_command, run_folder
 from sdar_pl.runtime.strategy import FSDP2Strategy
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -119,9 +119,9 @@ class TrainerCommandLine(CommandLine):
         config = self.config[self.subcommand]
         self.run_folder = run_folder(config, resumed=config.get("ckpt_path"))
         if config.get("ckpt_path"):
-            config.ckpt_path = checkpoint(self.run_folder, str(config.ckpt_path))
+            config.ckpt_path = checkpoint_path(self.run_folder, str(config.ckpt_path))
         if self.subcommand == "fit":
-            GUARD.resume = advice(self.run_folder)
+            GUARD.resume = resume_command(self.run_folder)
 
     def _parse_ckpt_path(self) -> None:
         """Skip Lightning's search for hyperparameters in the checkpoint: ours are in the configuration alone."""
@@ -131,7 +131,7 @@ class TrainerCommandLine(CommandLine):
         try:
             super().instantiate_classes()
         except ValueError as error:
-            user_error = behind(error)
+            user_error = user_error_behind(error)
             if user_error is None:
                 raise
             raise user_error from None

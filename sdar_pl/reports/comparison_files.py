@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,6 +12,7 @@ from rich.table import Table
 
 from sdar_pl.reports.comparison import LearningCurves, MethodSummary, Run, learning_curves, summarise
 from sdar_pl.reports.statistics import Interval
+from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.words import duration
 
 #: distinguishable with any colour vision (Okabe and Ito)
@@ -41,9 +41,8 @@ def write_files(summaries: Sequence[MethodSummary], curves: LearningCurves, fold
     figures = [folder / "curves.png", folder / "curves.svg"]
     drawn = draw_curves(curves, figures)
     write_csv(summaries, files[0])
-    partial = files[1].with_suffix(".partial")
-    partial.write_text(markdown(summaries, command, "curves.svg" if drawn else None), encoding="utf-8")
-    os.replace(partial, files[1])
+    with replacing(files[1]) as partial:
+        partial.write_text(markdown(summaries, command, "curves.svg" if drawn else None), encoding="utf-8")
     return [*files, *(figures if drawn else [])]
 
 

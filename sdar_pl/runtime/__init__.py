@@ -1,1 +1,1 @@
-"""What a run stands on: processes and ranks, files, messages, Lightning's plugins."""
+"""Processes and ranks, files, messages, and Lightning's plugins."""

@@ -1,13 +1,15 @@
-"""Checkpoint files: written so that a crash leaves the old one, checked before they are trusted.
+"""Checkpoint files: written atomically, verified before they are loaded, exported as adapters.
 
-A checkpoint holds what is trained (with LoRA: the adapters), optimizer, loops, callbacks, the rollouts where it falls
-inside an iteration, and the *fingerprint* of its run. It holds no random states: every random stream begins anew at
-its place, from a seed of (seed, epoch, …). When to write them is callbacks/checkpoints.py.
+A checkpoint holds the trained weights (with LoRA: the adapters), optimizer, loops and callbacks, the rollouts where it
+falls inside an iteration, and the *fingerprint* of its run: base model, adapters and method. It holds no random
+states, because every random stream starts from a seed of its own, (seed, purpose, epoch, …). callbacks/checkpoints.py
+decides when checkpoints are written.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -18,29 +20,26 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 
 from sdar_pl.errors import UserError
+from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.processes import GUARD
 
-#: Key of the run's fingerprint in a checkpoint.
+#: key of the run's fingerprint in a checkpoint
 RUN_FINGERPRINT = "sdar_pl"
+#: prefix of peft's own parameter names in a checkpoint
+PREFIX = "policy.net."
 
 
 class SafeCheckpointIO(TorchCheckpointIO):
-    """Writes beside the target, to the disk, and then takes its place: there is never half a file under the name."""
+    """Lightning's plugin for checkpoints, with atomic writes that a first Ctrl-C does not interrupt."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises ``UserError`` if the disk does not take it; the file before stays."""
+        """Raises ``UserError`` if the checkpoint cannot be written; an earlier file of that name stays."""
         target = Path(path)
-        partial = target.with_name(f".{target.name}.partial")
-        with GUARD.hold():
+        with GUARD.defer():
             try:
-                target.parent.mkdir(parents=True, exist_ok=True)
-                with partial.open("wb") as file:
+                with replacing(target) as partial, partial.open("wb") as file:
                     torch.save(checkpoint, file)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(partial, target)
-            except (OSError, RuntimeError) as error:  # torch hides the reason behind a RuntimeError
-                partial.unlink(missing_ok=True)
+            except (OSError, RuntimeError) as error:  # torch.save hides the reason behind a RuntimeError
                 reason = error.strerror if isinstance(error, OSError) else str(error).splitlines()[0]
                 raise UserError(
                     f"checkpoint: cannot write {target} ({reason}); make room, then go on from the one before"
@@ -48,87 +47,89 @@ class SafeCheckpointIO(TorchCheckpointIO):
 
 
 def same_file(source: Path, name: str) -> None:
-    """Give a checkpoint a second name beside it, in place of what has that name now; no second copy where the file
-    system can do without."""
-    target = source.with_name(name)
-    partial = source.with_name(f".{name}.partial")
-    partial.unlink(missing_ok=True)
-    try:
-        os.link(source, partial)
-    except OSError:
-        partial.write_bytes(source.read_bytes())
-    os.replace(partial, target)
+    """Give ``source`` a second name in its folder: a hard link, or a copy where the file system has no links."""
+    with replacing(source.with_name(name)) as partial:
+        try:
+            os.link(source, partial)
+        except OSError:
+            partial.write_bytes(source.read_bytes())
 
 
-# ---------------------------------------------------------------------- trust
+# ---------------------------------------------------------------------- verification
 
 
 def checkpoint_problem(path: Path) -> str:
-    """What is wrong with a checkpoint file, in words; empty if nothing is."""
+    """The defect of a checkpoint file as a clause ("it is damaged"), or "" for a valid one."""
     try:
         with zipfile.ZipFile(path) as file:
-            bad = file.testzip()  # torch.load notices a missing end, but no changed byte
-            if bad is not None:
+            if file.testzip() is not None:  # torch.load notices a missing end, but no changed byte
                 return "it is damaged"
             if not any(name.endswith("/data.pkl") for name in file.namelist()):
-                return "it is no checkpoint"
-        known = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+                return "it is not a checkpoint"
+        checkpoint = read_checkpoint(path)
     except FileNotFoundError:
         return "there is no such file"
     except zipfile.BadZipFile:
-        return "it is cut off, or no checkpoint" if path.stat().st_size else "it is empty"
+        return "it is cut off, or not a checkpoint" if path.stat().st_size else "it is empty"
     except Exception as error:  # every way in which a foreign pickle can fail
         return f"it cannot be read ({type(error).__name__})"
-    if not isinstance(known, dict) or RUN_FINGERPRINT not in known:
-        return "it is no checkpoint of sdar_pl"
+    if not isinstance(checkpoint, dict) or RUN_FINGERPRINT not in checkpoint:
+        return "it is not a checkpoint of sdar_pl"
     return ""
 
 
 def newest_good(path: Path) -> Path:
-    """The checkpoint ``path``, or, where ``last.ckpt`` is no good, the newest good one of an iteration, with a warning.
+    """The checkpoint ``path`` if it is valid, or the newest valid one of an iteration for a damaged ``last.ckpt``.
 
-    Raises ``UserError`` if there is none.
+    Warns of the replacement. Raises ``UserError`` if no checkpoint is valid.
     """
-    wrong = checkpoint_problem(path)
-    if not wrong:
+    problem = checkpoint_problem(path)
+    if not problem:
         return path
     if path.name == "last.ckpt":
-        earlier = sorted(path.parent.glob("iteration-*.ckpt"), reverse=True)
-        for other in earlier:
-            if not checkpoint_problem(other):
-                warnings.warn(f"ckpt_path: {path}: {wrong}; {other.name} takes its place", stacklevel=2)
-                return other
-    raise UserError(f"ckpt_path: {path}: {wrong}; give another checkpoint, or start without one")
+        for earlier in sorted(path.parent.glob("iteration-*.ckpt"), reverse=True):
+            if not checkpoint_problem(earlier):
+                warnings.warn(f"ckpt_path: {path}: {problem}; {earlier.name} takes its place", stacklevel=2)
+                return earlier
+    raise UserError(f"ckpt_path: {path}: {problem}; give another checkpoint, or start without one")
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """The content of a checkpoint file, on the CPU. No code in the file runs."""
+    checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    return checkpoint
+
+
+# ---------------------------------------------------------------------- fingerprint
 
 
 def fingerprint_of_run(
-    base: Mapping[str, Any], weights: str, lora: Mapping[str, Any] | None, method: Mapping[str, Any]
+    model: Mapping[str, Any], weights: str, lora: Mapping[str, Any] | None, method: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The base model, the adapters and the method of a run, as plain data.
+    """The plain data that decides which run a checkpoint belongs to.
 
     Args:
-        base: where the base model comes from.
-        weights: fingerprint of the base model's weights.
-        lora: settings of the adapters (None: all weights are trained).
-        method: the parts of the method by slot; of an object, its public attributes.
+        model: the base model's source (name, GGUF file, whether its weights are random).
+        weights: a hash of the base model's weights.
+        lora: the adapters' configuration, or None for full fine-tuning.
+        method: the method's objects by slot ("objective", "advantage", "teacher"); of each its class and public
+            attributes count.
     """
-    settings = [described(part, slot) for slot, part in method.items()]
+    slots = [flattened(part, slot) for slot, part in method.items()]
     return {
-        "model": dict(base),
+        "model": dict(model),
         "fingerprint": weights,
         "lora": None if lora is None else dict(lora),
-        "method": {name: value for part in settings for name, value in part.items()},
+        "method": {name: value for slot in slots for name, value in slot.items()},
     }
 
 
 def refuse_mismatch(checkpoint: dict[str, Any], ours: dict[str, Any], training: bool) -> None:
-    """Raises ``UserError`` for a checkpoint of another base model or of other adapters than this run's.
-
-    With ``training``, also for a checkpoint of another method. ``ours`` is the ``fingerprint_of_run``.
-    """
+    """Raises ``UserError`` if the fingerprint of a checkpoint is not ``ours``: another base model, other adapters or,
+    where ``training`` goes on from it, another method."""
     theirs = checkpoint.get(RUN_FINGERPRINT)
     if theirs is None:
-        raise UserError("ckpt_path: it is no checkpoint of sdar_pl; give another, or start without one")
+        raise UserError("ckpt_path: it is not a checkpoint of sdar_pl; give another, or start without one")
     if theirs["fingerprint"] != ours["fingerprint"]:
         raise UserError(
             f"ckpt_path: made with the base model {theirs['model']['name']!r}, whose weights are not those of "
@@ -147,12 +148,50 @@ def refuse_mismatch(checkpoint: dict[str, Any], ours: dict[str, Any], training: 
         )
 
 
-def described(part: Any, name: str) -> dict[str, str]:
-    """An object of plain parts → dotted name: value, all the way down; without what is private, such as a state."""
+def flattened(part: Any, name: str) -> dict[str, str]:
+    """An object and its public attributes, all the way down, as dotted name → value or class name.
+
+    Private attributes (a state, a cache) are left out.
+    """
     if isinstance(part, (str, int, float, bool, type(None), tuple, list)):
         return {name: repr(part)}
-    found = {name: type(part).__name__}
+    values = {name: type(part).__name__}
     for key, value in sorted(vars(part).items()):
         if not key.startswith("_"):
-            found |= described(value, f"{name}.{key}")
-    return found
+            values |= flattened(value, f"{name}.{key}")
+    return values
+
+
+# ---------------------------------------------------------------------- adapters
+
+
+def write_adapter(path: Path, folder: Path) -> None:
+    """Write the adapters of the checkpoint ``path`` as a peft folder, replacing ``folder``.
+
+    Raises ``UserError`` if the checkpoint has no adapters.
+    """
+    from peft import LoraConfig
+    from safetensors.torch import save_file
+
+    checkpoint = read_checkpoint(path)
+    lora, model = checkpoint[RUN_FINGERPRINT]["lora"], checkpoint[RUN_FINGERPRINT]["model"]["name"]
+    if lora is None:
+        raise UserError(f"--ckpt_path: {path} holds a whole model and no adapters; add --merge to export it")
+    tensors = {
+        name.removeprefix(PREFIX).replace(".default.weight", ".weight"): tensor.contiguous()
+        for name, tensor in checkpoint["state_dict"].items()
+    }
+    config = LoraConfig(
+        r=lora["r"],
+        lora_alpha=lora["alpha"],
+        lora_dropout=lora["dropout"],
+        target_modules=sorted({re.sub(r"\.lora_[AB]\.weight$", "", name).rsplit(".", 1)[-1] for name in tensors}),
+        task_type="CAUSAL_LM",
+        base_model_name_or_path=model,
+        inference_mode=True,
+    )
+    with replacing(folder) as partial:
+        config.save_pretrained(str(partial))
+        file = partial / "adapter_model.safetensors"
+        save_file(tensors, str(file), metadata={"format": "pt"})
+        file.chmod(0o644)

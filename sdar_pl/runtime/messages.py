@@ -38,25 +38,31 @@ def add_file_names(arguments: Sequence[str]) -> Iterator[None]:
 
 
 def read_configs(arguments: Sequence[str]) -> dict[str, Any]:
-    """The ``--config`` files by name. Raises ``UserError`` for one that is missing or no YAML mapping."""
+    """The contents of the ``--config`` files, by name. Raises ``UserError`` for a file that is not a YAML mapping."""
     pairs = zip(arguments, [*arguments[1:], ""], strict=True)
     named = [after if word in ("--config", "-c") else word.partition("=")[2] for word, after in pairs
              if word in ("--config", "-c") or word.startswith("--config=")]  # fmt: skip
     files = {}
     for name in named:
-        try:
-            files[name] = yaml.safe_load(Path(name).read_text())
-        except OSError as error:
-            raise UserError(f"--config {name}: {error.strerror}; name a YAML file") from error
-        except yaml.YAMLError as error:
-            raise UserError(f"--config {name}: not valid YAML: {error}") from error
+        files[name] = read_yaml(Path(name), "--config")
         if not isinstance(files[name], dict):
             raise UserError(f"--config {name}: holds no keys; look at configs/quickstart.yaml for an example")
     return files
 
 
+def read_yaml(path: Path, option: str) -> Any:
+    """The content of the YAML file that a command line ``option`` names. Raises ``UserError`` if it cannot be read."""
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{option} {path}: {reason}; name a YAML file") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{option} {path}: not valid YAML: {error}") from error
+
+
 def add_file_name(message: str, files: dict[str, Any], arguments: Sequence[str]) -> str:
-    """Add the file that sets the key which the message quotes, unless an option on the command line does."""
+    """Add the name of the file that sets the key which ``message`` quotes, unless a command line option sets it."""
     options = {word.partition("=")[0] for word in arguments}
     for quoted, first in re.findall(r"[\"'](\w+(?:\.\w+)+)[\"']|^(\w+(?:\.\w+)+)", message):
         key = quoted or first
@@ -72,15 +78,17 @@ def add_file_name(message: str, files: dict[str, Any], arguments: Sequence[str])
 
 
 def shorten(message: str) -> str:
-    """jsonargparse's account of a parsing error → its heart on one line: the key and what is wrong with it."""
+    """Cut jsonargparse's message of a parsing error down to one line: the key and its problem."""
     lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
     problem = re.sub(r"^Parser key \"?([^\":]+)\"?:?", r"\1:", " ".join(lines))
     return problem[:600]
 
 
-def behind(error: BaseException) -> UserError | None:
-    """The ``UserError`` that caused ``error``, if one did: jsonargparse wraps what an optional part (``Distillation |
-    None``) complains of into an account of all that the part might have been."""
+def user_error_behind(error: BaseException) -> UserError | None:
+    """The ``UserError`` among the causes of ``error``, or None.
+
+    For an optional part (``Distillation | None``), jsonargparse reports every union member that failed.
+    """
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, UserError):
         cause = cause.__cause__

@@ -18,14 +18,18 @@ import time
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-#: process number of the rank that started the others
+#: environment variables through which rank 0 tells the ranks that it starts: its process id,
 LEADER = "SDAR_PL_LEADER"
-#: what backends say when the process at the other end is gone
+#: the run folder,
+RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
+#: and the checkpoint to resume from, which rank 0 has verified
+CHECKPOINT = "SDAR_PL_CHECKPOINT"
+#: error messages of communication backends when the other process has ended
 PEER_GONE = re.compile(r"closed by peer|reset by peer|Broken pipe|Connection refused|remote process exited|NCCL", re.I)
 
 
 class Stopped(BaseException):
-    """Ctrl-C or SIGTERM: the run ends, and can be resumed. ``signal`` is the number of the signal."""
+    """SIGINT (Ctrl-C) or SIGTERM ends the run, which can be resumed. ``signal`` is the signal's number."""
 
     def __init__(self, number: int) -> None:
         super().__init__(number)
@@ -33,56 +37,56 @@ class Stopped(BaseException):
 
 
 class Guard:
-    """Around a run, in every rank. ``resume`` is the advice that goes with the news of its end."""
+    """Active around every run, on every rank. ``resume`` is the command printed when the run is stopped."""
 
     def __init__(self) -> None:
         self.resume = ""
         self.children: Sequence[subprocess.Popen[Any]] = ()
-        self.told = 0  # the signal, as soon as it has come
-        self.stopping = 0  # the same, once the main thread has noticed
-        self.held = False
+        self.signal_received = 0  # the signal's number, as soon as the process has received it
+        self.stopping = 0  # the same, once the main thread has handled it
+        self.deferred = False
 
     @property
-    def follows(self) -> bool:
-        """Whether another process of ours started this one."""
+    def is_child(self) -> bool:
+        """Whether rank 0 started this process."""
         return os.environ.get(LEADER, str(os.getpid())) != str(os.getpid())
 
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
-        """Take over SIGINT and SIGTERM; the first raises ``Stopped``, the second ends the process at once."""
+        """Handle SIGINT and SIGTERM: the first raises ``Stopped``, the second ends the process at once."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        if self.follows:
+        if self.is_child:
             self._follow()
             yield
             return
-        self.told = self.stopping = 0
+        self.signal_received = self.stopping = 0
         os.environ[LEADER] = str(os.getpid())
-        ear, mouth = os.pipe()
-        os.set_blocking(mouth, False)
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-        for number in before:
+        read_end, write_end = os.pipe()
+        os.set_blocking(write_end, False)
+        handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        for number in handlers:
             signal.signal(number, self._stop)
-        woken = signal.set_wakeup_fd(mouth, warn_on_full_buffer=False)
-        threading.Thread(target=self._listen, args=(ear,), name="signals", daemon=True).start()
+        wakeup = signal.set_wakeup_fd(write_end, warn_on_full_buffer=False)
+        threading.Thread(target=self._listen, args=(read_end,), name="signals", daemon=True).start()
         try:
             yield
         finally:
-            signal.set_wakeup_fd(woken)
-            os.close(mouth)
-            for number, handler in before.items():
+            signal.set_wakeup_fd(wakeup)
+            os.close(write_end)
+            for number, handler in handlers.items():
                 signal.signal(number, handler)
             os.environ.pop(LEADER, None)
 
     @contextlib.contextmanager
-    def hold(self) -> Iterator[None]:
-        """Inside, a first signal waits until the end."""
-        self.held = True
+    def defer(self) -> Iterator[None]:
+        """Defer the first SIGINT or SIGTERM until the block has ended."""
+        self.deferred = True
         try:
             yield
         finally:
-            self.held = False
+            self.deferred = False
         if self.stopping:
             raise Stopped(self.stopping)
 
@@ -92,32 +96,36 @@ class Guard:
         if self.stopping:
             leave(128 + number)
         self.stopping = number
-        if not self.held:
+        if not self.deferred:
             raise Stopped(number)
 
-    def _listen(self, ear: int) -> None:
-        """Handlers run between two steps of the interpreter, and the main thread may be waiting for another rank all
-        the while: the others are ended from here, and the second signal is heard."""
-        while read := os.read(ear, 1):
+    def _listen(self, read_end: int) -> None:
+        """Receive signals in a thread, end the other ranks at the first and this process at the second.
+
+        Python runs handlers in the main thread only, between two instructions. The main thread may hang in a
+        collective, which only the end of the other ranks interrupts.
+        """
+        while read := os.read(read_end, 1):
             if read[0] not in (signal.SIGINT, signal.SIGTERM):
                 continue
-            if self.told:
+            if self.signal_received:
                 leave(128 + read[0])
-            self.told = read[0]
+            self.signal_received = read[0]
             self.end_children()
-            late = threading.Timer(60, leave, [128 + read[0]])  # whatever the main thread hangs on
+            late = threading.Timer(60, leave, [128 + read[0]])  # the main thread still hangs
             late.daemon = True
             late.start()
-        os.close(ear)
+        os.close(read_end)
 
     # ------------------------------------------------------------------ ranks
 
     def watch(self, children: Sequence[subprocess.Popen[Any]]) -> None:
-        """Rank 0: end the run when one of the ranks that it has started ends badly."""
+        """Rank 0: end the run when one of the ranks that it has started fails."""
         self.children = children
         threading.Thread(target=self._watch, name="ranks", daemon=True).start()
 
     def end_children(self) -> None:
+        """Kill the ranks that this process has started."""
         for child in self.children:
             with contextlib.suppress(OSError):
                 child.kill()
@@ -127,16 +135,16 @@ class Guard:
         while running:
             running = any(child.poll() is None for child in self.children)
             for rank, child in enumerate(self.children, 1):
-                if child.poll() and not self.told:
+                if child.poll() and not self.signal_received:
                     self.end_children()
-                    if child.returncode != 2:  # else it has said itself what is wrong
+                    if child.returncode != 2:  # a user error: the rank has printed it
                         how = f"was killed (signal {-child.returncode})" if child.returncode < 0 else "failed"
-                        say(f"error: rank {rank} {how}, so the run ends. {self.resume}")
+                        print_line(f"error: rank {rank} {how}, so the run ends. {self.resume}")
                     leave(2 if child.returncode == 2 else 1)
             time.sleep(0.5)
 
     def _follow(self) -> None:
-        """Other ranks leave signals to rank 0, and end when it is gone."""
+        """Other ranks: ignore signals, which rank 0 handles, and end when rank 0 has ended."""
         for number in (signal.SIGINT, signal.SIGTERM):
             signal.signal(number, signal.SIG_IGN)
         leader = int(os.environ[LEADER])
@@ -145,29 +153,29 @@ class Guard:
             while os.getppid() == leader:
                 time.sleep(0.5)
             if os.environ.get("LOCAL_RANK") == "1":
-                say(f"error: rank 0 was killed, so the run ends. {self.resume}")
+                print_line(f"error: rank 0 was killed, so the run ends. {self.resume}")
             leave(1)
 
         threading.Thread(target=look, name="leader", daemon=True).start()
 
     def failed(self, error: BaseException) -> None:
-        """Before an error is told: let the rank that is the cause speak, and it alone."""
-        if self.follows:
-            time.sleep(10 if PEER_GONE.search(str(error)) else 3)  # rank 0 ends this process if it says the same
+        """Wait before reporting ``error``, so that only the rank that caused the failure prints an error."""
+        if self.is_child:
+            time.sleep(10 if PEER_GONE.search(str(error)) else 3)  # rank 0 ends this process if it has the same error
         elif self.children:
             if PEER_GONE.search(str(error)):
-                time.sleep(10)  # ``_watch`` finds out who it is
+                time.sleep(10)  # ``_watch`` finds the failed rank and ends this process
             self.end_children()
 
 
-def say(words: str) -> None:
-    """A line on stderr, where a live line may stand; the cursor that it hides comes back."""
+def print_line(text: str) -> None:
+    """Print a line on stderr, below a live line if there is one, and show the cursor that the live line hides."""
     shown = "\x1b[?25h" if sys.stderr.isatty() else ""
-    print(f"{shown}\n{words}" if shown else words, file=sys.stderr, flush=True)
+    print(f"{shown}\n{text}" if shown else text, file=sys.stderr, flush=True)
 
 
 def leave(status: int) -> None:
-    """End this process now."""
+    """End this process at once, without finalisers."""
     with contextlib.suppress(Exception):
         sys.stdout.flush()
     os._exit(status)

@@ -1,4 +1,4 @@
-"""What ranks tell each other: plain data, gathered. Without ranks it is one's own."""
+"""Collectives on picklable data. In a single process they return the caller's own value."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ T = TypeVar("T")
 
 
 def rank() -> int:
-    """This process's place among the ranks, from 0."""
+    """The number of this process among the ranks, from 0."""
     return torch.distributed.get_rank() if _several() else 0
 
 
 def world() -> int:
-    """How many ranks there are."""
+    """The number of ranks."""
     return torch.distributed.get_world_size() if _several() else 1
 
 
@@ -30,7 +30,7 @@ def all_gather(value: T) -> list[T]:
 
 
 def gather_to_rank_zero(value: T) -> list[T]:
-    """The values of all ranks, in the order of ranks, on rank 0; elsewhere one's own alone. Collective."""
+    """The values of all ranks, in the order of ranks, on rank 0; elsewhere the caller's value alone. Collective."""
     if not _several():
         return [value]
     values: list[Any] = [None] * world()
@@ -39,7 +39,7 @@ def gather_to_rank_zero(value: T) -> list[T]:
 
 
 def all_sum(values: Sequence[float]) -> list[float]:
-    """Numbers of this rank → their sums over all ranks. Collective."""
+    """Sums over all ranks, one for each of ``values``. Collective."""
     return [sum(column) for column in zip(*all_gather(list(values)), strict=True)]
 
 

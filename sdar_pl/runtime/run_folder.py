@@ -1,6 +1,6 @@
-"""Where a run writes, which checkpoint ``--ckpt_path`` means, and the command that goes on with a run.
+"""The run folder, the checkpoint that ``--ckpt_path`` means, and the command that resumes a run.
 
-Rank 0 decides; the ranks that it starts read what it has found from the environment.
+Rank 0 decides. The ranks that it starts read the decision from environment variables (processes.py).
 """
 
 from __future__ import annotations
@@ -13,16 +13,14 @@ from typing import Any
 
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.checkpoint_files import newest_good
-from sdar_pl.runtime.processes import GUARD
-
-#: the folder, so that all ranks write where the first one does
-RUN_FOLDER = "SDAR_PL_RUN_FOLDER"
-#: the checkpoint that rank 0 has found good
-CHECKPOINT = "SDAR_PL_CHECKPOINT"
+from sdar_pl.runtime.processes import CHECKPOINT, GUARD, RUN_FOLDER
 
 
 def run_folder(config: Any, resumed: str | None) -> Path:
-    """Where this run writes; a new one gets a name that is free. Raises ``UserError`` if it cannot be written."""
+    """Choose and create the folder that this run writes to. A new run gets a free name: ``mine``, ``mine-2``, …
+
+    Raises ``UserError`` if the folder cannot be written to, or if ``resumed`` names a run that does not exist.
+    """
     if os.environ.get(RUN_FOLDER):
         return Path(os.environ[RUN_FOLDER])
     root = Path(config.trainer.default_root_dir)
@@ -49,21 +47,22 @@ def run_folder(config: Any, resumed: str | None) -> Path:
     return folder
 
 
-def checkpoint(folder: Path, wanted: str) -> str:
-    """The file that ``--ckpt_path`` means: "last" and "best" are of the run. Raises ``UserError`` if it is no good."""
-    if not GUARD.follows:
+def checkpoint_path(folder: Path, wanted: str) -> str:
+    """The file that ``--ckpt_path`` means; "last" and "best" are the run's. Raises ``UserError`` if it is not valid."""
+    if not GUARD.is_child:
         named = folder / "checkpoints" / f"{wanted}.ckpt" if wanted in ("last", "best") else Path(wanted)
         os.environ[CHECKPOINT] = str(newest_good(named))
     return os.environ[CHECKPOINT]
 
 
-def advice(folder: Path) -> str:
-    """How to go on with a run that has ended early."""
+def resume_command(folder: Path) -> str:
+    """The command that resumes a run that has ended early, as a sentence."""
     config, last = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
     return f"Go on with: python -m sdar_pl fit --config {config} --ckpt_path {last}"
 
 
 def _names(path: Path) -> Iterator[Path]:
+    """``path``, ``path-2``, ``path-3``, …"""
     yield path
     number = 2
     while True:

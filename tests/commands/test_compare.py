@@ -156,8 +156,8 @@ def test_files_of_the_run(house: House) -> None:
         ({"seeds": 0}, "--seeds: 0; must be ≥ 1"),
         ({"more": ["--seeds", "few"]}, "argument --seeds"),
         ({"more": ["--budget", "0"]}, "--budget: 0; must be ≥ 1"),
-        ({"more": ["--config", "nowhere.yaml"]}, "--config: nowhere.yaml cannot be read"),
-        ({"more": ["--config", "bad.yaml"]}, "--config: bad.yaml is not valid YAML"),
+        ({"more": ["--config", "nowhere.yaml"]}, "--config nowhere.yaml: No such file"),
+        ({"more": ["--config", "bad.yaml"]}, "--config bad.yaml: not valid YAML"),
     ],
 )
 def test_bad_input(

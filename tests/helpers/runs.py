@@ -13,7 +13,7 @@ import torch
 
 from helpers import CONFIGS, ROOT
 from sdar_pl.cli import main
-from sdar_pl.runtime.run_folder import RUN_FOLDER
+from sdar_pl.runtime.processes import RUN_FOLDER
 
 CLOCK = ("time/", "rollout/tokens_per_s")
 SMALL = [

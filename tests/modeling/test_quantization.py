@@ -18,7 +18,7 @@ from sdar_pl.batch import Row, collate
 from sdar_pl.cli import main
 from sdar_pl.engines import Request, Sampling, TransformersEngine
 from sdar_pl.policy import ASSETS, Policy, packaged_models
-from sdar_pl.runtime.run_folder import RUN_FOLDER
+from sdar_pl.runtime.processes import RUN_FOLDER
 
 REPOSITORY = ROOT
 KINDS = [("nf4", "float32"), ("nf4", "bfloat16"), ("int8", "float32")]

@@ -16,7 +16,7 @@ import pytest
 from helpers import ROOT
 
 from sdar_pl.cli import main
-from sdar_pl.runtime.run_folder import RUN_FOLDER
+from sdar_pl.runtime.processes import RUN_FOLDER
 
 pytestmark = pytest.mark.slow
 

@@ -83,13 +83,13 @@ def test_what_is_no_checkpoint_is_found_out(how: str, tmp_path: Path) -> None:
 
 
 def test_foreign_checkpoints_are_found_out(tmp_path: Path) -> None:
-    assert checkpoint_problem(saved(tmp_path / "a.ckpt", {"state_dict": {}})) == "it is no checkpoint of sdar_pl"
-    assert checkpoint_problem(saved(tmp_path / "b.ckpt", [1, 2])) == "it is no checkpoint of sdar_pl"
+    assert checkpoint_problem(saved(tmp_path / "a.ckpt", {"state_dict": {}})) == "it is not a checkpoint of sdar_pl"
+    assert checkpoint_problem(saved(tmp_path / "b.ckpt", [1, 2])) == "it is not a checkpoint of sdar_pl"
     assert "cannot be read" in checkpoint_problem(
         saved(tmp_path / "c.ckpt", {"code": Row})
     )  # would run code on loading
     shutil.make_archive(str(tmp_path / "d"), "zip", tmp_path)
-    assert checkpoint_problem(tmp_path / "d.zip") == "it is no checkpoint"
+    assert checkpoint_problem(tmp_path / "d.zip") == "it is not a checkpoint"
     assert checkpoint_problem(tmp_path / "none.ckpt") == "there is no such file"
 
 
