@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 
 # Before torch is imported: waiting threads give up their core, and nothing looks for files on the network.
@@ -20,6 +21,9 @@ import torch
 from helpers.models import make_model, make_tokenizer, shake
 
 torch.set_num_threads(1)
+# Where SIGINT is ignored (nohup, jobs in the background), tests that send it would wait for ever, and so would the
+# processes that they start: those inherit an ignored signal, but not a handler.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

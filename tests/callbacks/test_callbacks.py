@@ -11,7 +11,6 @@ from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
-import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
@@ -27,8 +26,6 @@ from sdar_pl.callbacks.episode_log import collect, forget_after, rendered, row_o
 from sdar_pl.callbacks.gate_stats import BUCKETS, splits
 from sdar_pl.callbacks.summary import compare
 from sdar_pl.errors import UserError
-from sdar_pl.reports.statistics import paired_difference, wilson
-from sdar_pl.runtime.means import Means
 from sdar_pl.runtime.metrics_csv import MetricsCSV
 from sdar_pl.runtime.words import count_in_words
 from sdar_pl.types import Episode, Observation, Task, Turn
@@ -88,43 +85,6 @@ def fake(folder: Path = Path(), **changes: Any) -> Any:
         "datamodule": SimpleNamespace(iteration=None, listeners=[], tasks_per_iteration=2, group_size=2),
     }
     return SimpleNamespace(**{**settings, **changes})
-
-
-# ---------------------------------------------------------------------- evaluation, means
-
-
-def test_wilson_known_values() -> None:
-    interval = wilson(8, 10)  # Wilson (1927); statsmodels: proportion_confint(8, 10, method="wilson")
-    assert interval == pytest.approx((0.8, 0.4901625, 0.9433178), abs=1e-6)
-    assert wilson(0, 20).low == 0
-    assert wilson(20, 20).high == 1
-    assert wilson(0, 0) == (0.0, 0.0, 1.0)
-    with pytest.raises(ValueError, match="3 successes of 2"):
-        wilson(3, 2)
-
-
-def test_paired_difference_is_the_bootstrap_over_pairs() -> None:
-    rng = np.random.default_rng(1)
-    before, after = rng.integers(0, 2, 64), rng.integers(0, 2, 64)
-    found = paired_difference(before.tolist(), after.tolist())
-    assert found == paired_difference(before.tolist(), after.tolist())
-    assert found.mean == pytest.approx((after - before).mean())
-    picked = rng.integers(0, 64, (20_000, 64))
-    plain = np.percentile((after - before)[picked].mean(axis=1), [2.5, 97.5])
-    assert found[1:] == pytest.approx(plain, abs=1 / 64)
-    # What is the same on every task is certain, however much the tasks differ.
-    assert paired_difference([0.0, 1.0, 5.0], [0.5, 1.5, 5.5]) == pytest.approx((0.5, 0.5, 0.5))
-    for lists in ([1.0], []), ([], []):
-        with pytest.raises(ValueError, match="cannot be paired"):
-            paired_difference(*lists)
-
-
-def test_means_weigh() -> None:
-    means = Means(("never",))
-    means.update("a", torch.tensor([1.0, math.nan, 3.0]), torch.tensor([1.0, 0.0, 2.0]))
-    means.update("a", 10.0)
-    assert means.compute() == {"a": pytest.approx((1 + 6 + 10) / 4)}
-    assert means.compute() == {}
 
 
 # ---------------------------------------------------------------------- GateStats

@@ -262,7 +262,7 @@ def test_changed_data_makes_new_rollouts(run: Path, tmp_path: Path, monkeypatch:
     state = torch.load(last.with_name("last.ckpt"), weights_only=True)["RolloutDataModule"]
     assert state["iteration"]["ranks"][0]["epoch"] == 2
     last = last.with_name("last.ckpt")
-    with pytest.warns(UserWarning, match="its rollouts give way"):
+    with pytest.warns(UserWarning, match="its rollouts are replaced"):
         fit_here(tmp_path, "--trainer.max_epochs", "3", "--data.group_size", "2", "--ckpt_path", str(last))
 
 
