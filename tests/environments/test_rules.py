@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import threading
 from dataclasses import replace
+from typing import Any
 
 import pytest
 
 from sdar_pl.environments.household.game import Game, Goal, Receptacle, Thing
 from sdar_pl.environments.household.rules import HELP, NOTHING_HAPPENS, HouseholdSession
+from sdar_pl.types import Observation
 
 GAME = Game(
     id="test",
@@ -167,6 +169,65 @@ def test_two_objects_must_be_in_one_receptacle() -> None:
     for action in ("take apple 2 from fridge 1", "go to fridge 2"):
         play.step(action)
     assert play.step("move apple 2 to fridge 2").success
+
+
+def played(game: Game, *actions: str) -> Observation:
+    """The last observation; every action is admissible."""
+    play = HouseholdSession(game)
+    observation = play.reset()
+    for action in actions:
+        assert action in observation.admissible
+        observation = play.step(action)
+    return observation
+
+
+HEAT = ("go to microwave 1", "heat apple 2 with microwave 1")
+COOL = ("go to fridge 1", "cool apple 2 with fridge 1")
+
+
+@pytest.mark.parametrize("state", ["hot", "cool"])
+@pytest.mark.parametrize(("treatments", "result"), [(HEAT + COOL, "cool"), (COOL + HEAT, "hot")])
+def test_heating_and_cooling_undo_each_other(state: str, treatments: tuple[str, ...], result: str) -> None:
+    game = replace(GAME, goal=Goal("pick_and_place_simple", "Apple", "CounterTop", state=state))
+    take = ("go to countertop 1", "take apple 2 from countertop 1")
+    last = played(game, *take, *treatments, "go to countertop 1", "move apple 2 to countertop 1")
+    assert last.success == (state == result)
+
+
+@pytest.mark.parametrize("sliced", [False, True])
+def test_a_goal_can_ask_for_a_sliced_object(sliced: bool) -> None:
+    game = replace(GAME, goal=Goal("pick_and_place_simple", "Apple", "Fridge", sliced=True))
+    take_knife = ("go to countertop 1", "take knife 1 from countertop 1")
+    cut = ("slice apple 2 with knife 1",) if sliced else ()
+    place = ("take apple 2 from countertop 1", "go to fridge 1", "open fridge 1", "move apple 2 to fridge 1")
+    assert played(game, *take_knife, *cut, "move knife 1 to countertop 1", *place).success == sliced
+
+
+def test_a_held_lamp_is_on_only_after_use() -> None:
+    lamp = replace(GAME.things[2], pickupable=True)
+    game = replace(GAME, things=(*GAME.things[:2], lamp, *GAME.things[3:]))
+    take = ("take desklamp 1 from sidetable 1", "examine desklamp 1")
+    off = played(game, "go to sidetable 1", *take)
+    assert off.text == "There's nothing special about desklamp 1."
+    assert played(game, "go to sidetable 1", "use desklamp 1", *take).text == "This desklamp 1 is on."
+    broken = replace(lamp, toggleable=False, toggled=True)
+    game = replace(GAME, things=(*GAME.things[:2], broken, *GAME.things[3:]))
+    assert played(game, "go to sidetable 1", *take).text == "There's nothing special about desklamp 1."
+
+
+@pytest.mark.parametrize(
+    ("changes", "success"),
+    [
+        ({"toggled": True}, True),
+        ({"toggled": True, "toggleable": False}, False),  # the lamp's type, not toggleable
+        ({"toggled": True, "type": "Candle"}, False),  # toggleable, of another type
+    ],
+)
+def test_the_lamp_of_a_goal_has_its_type_and_is_toggleable(changes: dict[str, Any], success: bool) -> None:
+    lamp = replace(GAME.things[2], **changes)
+    game = replace(LAMP, things=(*GAME.things[:2], lamp, *GAME.things[3:]))
+    take = ("go to countertop 1", "take apple 2 from countertop 1", "go to sidetable 1")
+    assert played(game, *take).success == success
 
 
 def test_an_object_in_two_receptacles_stays_in_the_other() -> None:

@@ -1,14 +1,14 @@
-"""Skill files, retrieval, and skills as privileged context."""
+"""Skill files, and skills as privileged context."""
 
 from __future__ import annotations
 
 import io
 import json
-import sys
 from pathlib import Path
 
 import pytest
 import torch
+from helpers.evidence import required
 
 from sdar_pl.environments.household import Household
 from sdar_pl.environments.household.game import KINDS
@@ -84,66 +84,17 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
         SkillLibrary.load(tmp_path)
 
 
-def test_by_kind_and_all() -> None:
-    assert [skill.kinds for skill in ByKind().retrieve(task(KINDS[3]), LIBRARY)] == [(), (KINDS[3],)]
-    assert [skill.kinds for skill in ByKind().retrieve(task("other"), LIBRARY)] == [()]
-    assert All().retrieve(task(), LIBRARY) == list(LIBRARY)
-
-
-def test_random_is_a_function_of_seed_and_task() -> None:
-    chosen = [Random(2, seed=3).retrieve(task(number=k), LIBRARY) for k in range(20)]
-    assert chosen == [Random(2, seed=3).retrieve(task(number=k), LIBRARY) for k in range(20)]
-    assert all(len(skills) == 3 and not skills[0].kinds for skills in chosen)
-    assert len({tuple(s.name for s in skills) for skills in chosen}) > 3
-    assert chosen != [Random(2, seed=4).retrieve(task(number=k), LIBRARY) for k in range(20)]
-
-
-@pytest.mark.parametrize("library", ["household", "alfworld"])
-@pytest.mark.parametrize("retriever", [Keyword, BM25])
-def test_words_of_a_goal_find_its_skill(retriever: type[Keyword] | type[BM25], library: str) -> None:
-    if retriever is BM25:
-        pytest.importorskip("bm25s")
-    skills, chooser = SkillLibrary.builtin(library), retriever()
-    for goal in Household(size="tiny").tasks("train")[:60]:
-        assert [skill.kinds for skill in chooser.retrieve(goal, skills)] == [(), (goal.kind,)], goal.text
-
-
-def test_keyword_counts_whole_words() -> None:
-    drug = task(text="two drugs: heater, cleaner, placebo")
-    assert [skill.name for skill in Keyword(5).retrieve(drug, LIBRARY)] == ["general", "two objects"]
-
-
-def test_bm25_without_its_package_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "bm25s", None)
-    with pytest.raises(UserError, match=r"^data\.context\.retriever: BM25 .*sdar_pl\[search\]"):
-        BM25()
-
-
-@pytest.mark.parametrize("retriever", [Random, Keyword, UCB])
-def test_at_least_one_skill(retriever: type[Random]) -> None:
-    with pytest.raises(UserError, match=r"^data\.context\.retriever\.n: 0; must be ≥ 1$"):
-        retriever(0)
-
-
-def test_ucb_learns_which_skill_helps_a_kind() -> None:
-    chooser = UCB(exploration=0.5)
-    first = {chooser.retrieve(task(KINDS[4], number=k), LIBRARY)[1].name for k in range(30)}
-    assert len(first) > 3  # untried: one iteration's tasks try different skills
-    for k in range(200):
-        skills = chooser.retrieve(task(KINDS[4], number=k), LIBRARY)
-        chooser.update(task(KINDS[4]), skills, KINDS[4] in skills[1].kinds)
-    counts = chooser.state_dict()[KINDS[4]]
-    assert len(counts) == 6  # all were tried
-    assert counts["cool and place"][0] > 140
-    assert counts["cool and place"][0] == counts["cool and place"][1]
-    assert KINDS[3] not in chooser.state_dict()  # what helps one kind says nothing of another
-
-    again = UCB(exploration=0.5)
-    again.load_state_dict(json.loads(json.dumps(chooser.state_dict())))
-    probe = task(KINDS[4], number=999)
-    assert again.retrieve(probe, LIBRARY) == chooser.retrieve(probe, LIBRARY)
-    again.update(probe, LIBRARY.skills, True)
-    assert chooser.state_dict()[KINDS[4]] == counts  # no shared state
+@pytest.mark.parametrize(
+    ("provider", "after_play"),
+    [(NoContext, False), (SkillContext, False), (ReferenceSolution, False), (SiblingEpisode, True), (Hindsight, True)],
+)
+def test_only_contexts_of_finished_episodes_are_made_after_play(
+    provider: type[ContextProvider], after_play: bool
+) -> None:
+    context, house = provider(), Household(size="tiny")
+    context.bind(house, 2)
+    assert context.after_play is after_play
+    assert bool(context.provide(house.tasks("train")[0])) == (not after_play and provider is not NoContext)
 
 
 def test_skill_context(tmp_path: Path) -> None:
@@ -187,7 +138,7 @@ def test_a_retriever_without_state() -> None:
 def test_what_is_learnt_is_plain_data(provider: type[ContextProvider], retriever: type[Retriever]) -> None:
     """A checkpoint can be read with ``weights_only=True``: nothing in it but numbers, texts, lists and dictionaries."""
     if retriever is BM25:
-        pytest.importorskip("bm25s")
+        required("bm25s", "BM25 retrieval")
 
     def make() -> ContextProvider:
         return SkillContext(retriever=retriever()) if provider is SkillContext else provider()
