@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from helpers.evidence import required
 from rich.console import Console
 
 from sdar_pl.errors import UserError
@@ -96,7 +97,7 @@ def test_figures_stay_whole_beside_long_names_on_a_small_terminal(long: str) -> 
 
 
 def test_figures_are_drawn_where_matplotlib_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pytest.importorskip("matplotlib")
+    required("matplotlib", "the figures of a comparison")
     assert "no figure" not in written(tmp_path)
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert "</svg>" in (tmp_path / "curves.svg").read_text()

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from helpers import CONFIGS
+from helpers.configs import built
 
 from sdar_pl.batch import rows_of
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
@@ -196,16 +197,11 @@ def test_what_makes_no_sense_is_refused() -> None:
 
 @pytest.mark.parametrize("path", sorted(CONTEXTS.glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_context_config(path: Path, tmp_path: Path) -> None:
-    from jsonargparse import ArgumentParser
-
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_argument("--data.context", type=ContextProvider)
     base = tmp_path / "base.yaml"
     base.write_text(
         "data: {context: {class_path: sdar_pl.skills.providers.SkillContext, init_args: {library: alfworld}}}\n"
     )
-    context = parser.instantiate(parser.parse_args([f"--config={base}", f"--config={path}"])).data.context
+    context = built(base, path).data.context
     context.bind(HOUSE, 8)
     if path.stem.endswith("skills"):
         assert len(context.library) == len(SkillContext("alfworld").library)  # the base's library stays

@@ -138,6 +138,7 @@ def test_ucb_takes_untried_skills_first_and_breaks_ties_by_seed_and_task() -> No
     untried = chosen(UCB(), a=(1, 1))
     assert set(untried) == {"b", "c"}
     assert untried == chosen(UCB(1, seed=0), a=(1, 1)) != chosen(UCB(seed=1), a=(1, 1))
+    assert set(chosen(UCB(), a=(1, 1), b=(9, 0))) == {"c"}  # though the bound of a is 1 + √(ln 10) = 2.5
     assert set(chosen(UCB(), a=(4, 2), b=(4, 2), c=(4, 2))) == {"a", "b", "c"}
     # The tie-breaker never outweighs a difference: here of 1e-6.
     n = 1_000_000
