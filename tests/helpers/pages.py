@@ -34,3 +34,13 @@ def links(page: Path) -> list[str]:
         r'(?:src|srcset)="([^"]+)"', page.read_text()
     )
     return [target.partition("#")[0] for target in targets if not re.match(r"[a-z]+:|#", target)]
+
+
+def prose(page: Path) -> list[str]:
+    """Lines of the page that are neither table nor code block; links count as their text.
+
+    A line of one word is left out: it cannot be broken.
+    """
+    text = re.sub(r"^```.*?^```", "", page.read_text(), flags=re.MULTILINE | re.DOTALL)
+    lines = [line for line in text.splitlines() if not line.startswith(("|", "    ")) and " " in line.strip()]
+    return [re.sub(r"\]\([^)]*\)", "]", line) for line in lines]
