@@ -60,7 +60,7 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
     from sdar_pl.engines import Request, Sampling, TransformersEngine
     from sdar_pl.objectives import GRPO, SDAR
     from sdar_pl.policy import LoRA, Policy
-    from sdar_pl.scoring import score
+    from sdar_pl.scoring import set_teacher_logprobs
     from sdar_pl.teachers import Current
 
     torch.set_float32_matmul_precision("high")
@@ -124,15 +124,12 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
         optimizer.zero_grad()
 
     rounds: dict[str, list[float]] = {"rollout_tokens_per_s": [], "score_s": [], "update_s": []}
-    look = partial(
-        score,
-        policy,
-        budget=args.micro_batch_tokens,
-        temperature=1.0,
-        teacher=Current() if objective.needs_teacher else None,
-        old=False,
-        reference=False,
-    )
+
+    def look(rows: list[Row]) -> None:
+        if objective.needs_teacher:
+            with policy.whole():
+                set_teacher_logprobs(rows, policy, Current(), temperature=1.0, budget=args.micro_batch_tokens)
+
     for number in range(args.runs + 1):
         policy.train()
         rows, rollout_s = timed("rollout", partial(roll_out, number))

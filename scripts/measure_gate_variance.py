@@ -22,7 +22,7 @@ from sdar_pl.environments.household import Household
 from sdar_pl.policy import LoRA, Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import EpisodeSlot, PlayRules, play
-from sdar_pl.scoring import score
+from sdar_pl.scoring import set_teacher_logprobs
 from sdar_pl.skills.providers import SkillContext
 from sdar_pl.teachers import Current
 
@@ -39,7 +39,7 @@ def gradients(policy: Policy, episodes: int, beta: float, seed: int) -> tuple[np
     with policy.whole():
         played = play(household, slots, engine, prompter, Sampling(1.0, max_new_tokens=24), PlayRules(max_turns=12))
         rows = [row for n, episode in enumerate(played) for row in rows_of(episode, n, "conversation")]
-        score(policy, rows, budget=16384, temperature=1.0, teacher=Current(), old=False, reference=False)
+        set_teacher_logprobs(rows, policy, Current(), temperature=1.0, budget=16384)
     weights = [parameter for _, parameter in policy.trained()]
     found: list[list[np.ndarray]] = [[], []]
     gaps = []

@@ -17,7 +17,7 @@ from helpers import ROOT
 from sdar_pl.batch import Row, collate
 from sdar_pl.cli import main
 from sdar_pl.engines import Request, Sampling, TransformersEngine
-from sdar_pl.policy import ASSETS, Policy, packaged_models
+from sdar_pl.policy import ASSETS, Policy
 from sdar_pl.runtime.processes import RUN_FOLDER
 
 REPOSITORY = ROOT
@@ -176,7 +176,6 @@ def test_fit(
 
 
 @pytest.mark.slow
-@pytest.mark.skipif("tiny-household" not in packaged_models(), reason="the tiny policy is not packaged yet")
 def test_fit_of_the_tiny_policy_says_nothing_of_bitsandbytes_kernels(tmp_path: Path) -> None:
     command = arguments(tmp_path, ASSETS / "tiny-household", "--model.policy.quantization=nf4")
     done = subprocess.run([sys.executable, "-m", "sdar_pl", *command], capture_output=True, text=True, cwd=REPOSITORY)
