@@ -24,14 +24,16 @@ def names(path: Path) -> list[str]:
         return [row["objective"] for row in csv.DictReader(file)]
 
 
-@pytest.mark.parametrize("command", [command for command in COMMANDS if "…" not in command])
+@pytest.mark.parametrize("command", COMMANDS)
 def test_a_command_names_the_methods_of_a_table(command: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(ROOT)
     options, fit_options = parse(shlex.split(command))
     cells = cells_to_run(options, fit_options)
     methods = list(dict.fromkeys(cell.method.name for cell in cells))
-    assert any(sorted(methods) == sorted(names(path)) for path in TABLES)
-    assert all(f"\n| {method} | {options.seeds} |" in PAGE for method in methods)
+    tables = [path.stem for path in TABLES if sorted(methods) == sorted(names(path))]
+    assert tables
+    # The page describes the rows of collapse.csv in columns of their own.
+    assert tables == ["collapse"] or all(f"\n| {method} | {options.seeds} |" in PAGE for method in methods)
 
 
 @pytest.mark.parametrize("name", sorted({name for path in TABLES for name in names(path) if "(" in name}))
