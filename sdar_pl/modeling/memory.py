@@ -203,7 +203,9 @@ def prefill_bytes(net: Any, rows: int, length: int, *, precision: Callable[[], A
         tokens = torch.zeros(rows, length, dtype=torch.long)
         attention = torch.ones_like(tokens)
         output = causal_lm(model.eval()).get_decoder()(input_ids=tokens, attention_mask=attention, use_cache=True)
-        cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in output.past_key_values.layers)
+        # transformers 5.16 and 5.17 also list the layers that are left out, without keys.
+        layers = [layer for layer in output.past_key_values.layers if layer.keys is not None]
+        cache = sum(layer.keys.nbytes + layer.values.nbytes for layer in layers)
         return meter.peak - cache, cache * len(decoder_layers(net)) // (2 * rows * length)
 
 
