@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import threading
 
+import numpy as np
+
+from sdar_pl.batch import Batch, Row, collate
 from sdar_pl.types import Episode, Observation, Task, Turn
 
 
@@ -25,3 +28,16 @@ def an_outcome(group: int, index: int, reward: float) -> Episode:
     seen = Observation("", reward=reward, done=True, success=reward > 0)
     played.turns = [Turn([1], [2], [0.0], "", "", True, seen) for _ in range(1 + (group + index) % 2)]
     return played
+
+
+def a_row(number: int, length: int, spans: list[tuple[int, int]]) -> Row:
+    """A row of random tokens whose responses stand at ``spans``."""
+    tokens = np.random.default_rng(number).integers(5, 250, length).tolist()
+    positions = [p for begin, end in spans for p in range(begin, end)]
+    turns = [turn for turn, (begin, end) in enumerate(spans) for _ in range(begin, end)]
+    return Row(number, 0, tokens, positions, turns, [0.0] * len(positions))
+
+
+def a_batch() -> Batch:
+    """Three rows: several responses, one, and none (a blank row that fills a rank's last micro-batch)."""
+    return collate([a_row(0, 40, [(6, 11), (20, 28), (33, 40)]), a_row(1, 17, [(9, 12)]), a_row(2, 2, [])])
