@@ -36,7 +36,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the --out of a comparison")
     parser.add_argument("--metric", default="gap/mean")
-    parser.add_argument("--every", type=int, default=1, help="a column for every so-manieth iteration")
+    parser.add_argument("--every", type=int, default=1, help="a column for every n-th iteration")
     args = parser.parse_args()
     print(table(args.folder, args.metric, args.every))
 

@@ -4,4 +4,4 @@ from __future__ import annotations
 
 
 class UserError(Exception):
-    """Something in the user's input is wrong. The message says what, where (file or key) and what to do."""
+    """An error in the user's input. Its message names what is wrong, where (file or key) and what to do."""

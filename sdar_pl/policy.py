@@ -1,12 +1,11 @@
 """The policy: one causal language model, LoRA adapters on it, and three views of the same weights.
 
 - *student*: adapters on, with gradient;
-- *teacher*: adapters on, no gradient, reading privileged context (the rows differ; the weights, too, if teachers.py
-  says so);
+- *teacher*: no gradient, reading privileged context, with the weights that teachers.py chooses;
 - *reference*: adapters off.
 
-Log-probs are taken at response positions only, in chunks (logprobs.py): neither the prompt's logits nor a whole batch
-of logits ever exists. Left out: sampling (engines/), prompts (prompts.py), sharding (the Lightning strategy).
+Log-probs are computed at response positions only, in chunks (modeling/logprobs.py): neither the prompt's logits nor a
+whole batch of logits ever exists. Left out: sampling (engines/), prompts (prompts.py), sharding (the Lightning strategy).
 """
 
 from __future__ import annotations
@@ -48,13 +47,13 @@ class Policy(nn.Module):
     Args:
         model: a folder, a hub name ("Qwen/Qwen2.5-3B-Instruct") or a packaged model ("tiny-household").
         lora: adapters; null trains every weight (then there is no reference view).
-        dtype: of the base weights; adapters are always float32.
+        dtype: dtype of the base weights; adapters are always float32.
         quantization: null, "nf4" or "int8" for the frozen base.
         gradient_checkpointing: trade time for memory in the decoder layers.
         attention: the transformers attention implementation.
         gguf_file: read the weights from this GGUF file in the model folder.
         random_weights: build from the configuration, without weights.
-        logits_chunk: tokens whose logits exist at one time.
+        logits_chunk: number of tokens whose logits exist at one time, at least 1.
     """
 
     def __init__(
@@ -124,8 +123,8 @@ class Policy(nn.Module):
                 options |= {"config": net.config, "state_dict": net.state_dict()}
                 net = type(net).from_pretrained(None, **options)
             else:
-                net, told = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **gguf, **options)
-                missing = told["missing_keys"]
+                net, loading = AutoModelForCausalLM.from_pretrained(path, output_loading_info=True, **gguf, **options)
+                missing = loading["missing_keys"]
         except Exception as error:  # every reader of files has errors of its own
             raise UserError(f"model.policy.model: cannot load {self.source.name!r}: {brief(error)}") from error
         if missing:
@@ -171,7 +170,7 @@ class Policy(nn.Module):
         return frozenset(token for token in [*ends, self.tokenizer.eos_token_id] if token is not None)
 
     def check_length(self, tokens: int) -> None:
-        """Raises ``UserError`` for a sequence longer than the model was made for: output gets ever worse beyond it."""
+        """Raises ``UserError`` for a sequence beyond the model's training length, where its output degrades."""
         limit = getattr(self.causal_lm.config, "max_position_embeddings", None)
         if limit and tokens > limit:
             raise UserError(

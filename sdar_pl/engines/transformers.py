@@ -236,8 +236,7 @@ class TransformersEngine(Engine):
 
 
 def _chunks(items: Sequence[tuple[int, int]], budget: int) -> Iterator[list[int]]:
-    """(number, length) → numbers in their order, so many at a time that they have at most ``budget`` tokens when padded
-    (a longer one goes alone)."""
+    """Split (number, length) pairs into chunks of at most ``budget`` padded tokens; a longer one goes alone."""
     chunk, longest = list[int](), 0
     for number, length in items:
         longest = max(longest, length)

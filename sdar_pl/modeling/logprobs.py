@@ -107,7 +107,7 @@ class _Pick(torch.autograd.Function):
             grad.mul_(logp.add(spread[:, None]).mul_(-d_spread[:, None]).sub_(every))
         grad.scatter_add_(-1, wanted[:, None], d_picked[:, None])
         if d_top is not None:
-            rest = top[:, -1:].clamp(min=torch.finfo(top.dtype).min)  # finite: −∞ − (−∞) is no number
+            rest = top[:, -1:].clamp(min=torch.finfo(top.dtype).min)  # finite: −∞ − (−∞) is NaN
             own = logp.sub(rest).clamp_(max=0).exp_().mul_(d_top[:, -1:])  # p_j / p_rest; it stays in the rest only
             grad.add_(own.scatter_(-1, named, d_top[:, :-1]))
         return grad.div_(ctx.temperature).to(ctx.dtype), None, None, None, None

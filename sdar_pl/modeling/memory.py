@@ -161,8 +161,8 @@ def update_bytes(
 ) -> Update:
     """An update of ``rows`` × ``length`` tokens, ``responses`` of them sampled, of a model on the meta device.
 
-    ``top_k``: at each of them, the log-probs of so many of the teacher's tokens are wanted, too. The model's layers are
-    alike: a model of two and one of three are measured, and the rest follows.
+    ``top_k`` is the number of the teacher's tokens whose log-probs are computed at each sampled token. Decoder layers
+    are alike: the function measures models of two and of three layers and extrapolates.
     """
 
     def measure(layers: int) -> Update:

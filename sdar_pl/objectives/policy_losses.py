@@ -90,7 +90,7 @@ class CISPOLoss(PolicyLoss):
     The clipped ratio is a weight and not a mask: every token keeps a gradient.
 
     Args:
-        clip_low: the ratio ρ is clipped at 1 − ``clip_low``, 0 to 1; 1, as in the paper, is no lower bound.
+        clip_low: the ratio ρ is clipped at 1 − ``clip_low``, 0 to 1; 1, as in the paper, means no lower bound.
         clip_high: the ratio ρ is clipped at 1 + ``clip_high``, ≥ 0. The paper does not give it; 4 is our choice.
     """
 
