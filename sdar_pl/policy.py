@@ -4,8 +4,8 @@
 - *teacher*: no gradient, reading privileged context, with the weights that teachers.py chooses;
 - *reference*: adapters off.
 
-Log-probs are computed at response positions only, in chunks (modeling/logprobs.py): neither the prompt's logits nor
-a whole batch of logits ever exists. Left out: sampling (engines/), prompts (prompts.py), sharding (the Lightning strategy).
+Log-probs are computed at response positions only, in chunks (modeling/logprobs.py): neither the prompt's logits nor a
+whole batch of logits ever exists. Left out: sampling (engines/), prompts (prompts.py), sharding (runtime/strategy.py).
 """
 
 from __future__ import annotations
