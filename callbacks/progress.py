@@ -35,7 +35,7 @@ class Progress(ProgressBar):
         self.means = Means()
         self.since = 0.0
         self.successes = self.played = 0
-        self.phase, self.total = "", 0
+        self.phase, self.note, self.total = "", "", 0  # what the live line shows
         self._console: Console | None = None
         self._live: LiveLine | None = None
         self._task = TaskID(0)
@@ -61,9 +61,10 @@ class Progress(ProgressBar):
         self.console.print(*args, **kwargs, markup=False)
 
     def _phase(self, words: str, total: int | None = None) -> None:
-        """Start to count something new on the live line; no total: something whose end is not known."""
+        """Start to count something new on the live line. Without a total its end is not known."""
         self.successes = self.played = 0
         self.phase, self.total = words, total or 0
+        self.note = f"0/{total}" if total else ""
         if not (self.enabled and self.console.is_terminal):
             return
         if self._live is None:
@@ -73,12 +74,12 @@ class Progress(ProgressBar):
             self._live.start()
         else:
             self._live.remove_task(self._task)
-        self._task = self._live.add_task(words, total=total, note=f"0/{total}" if total else "")
+        self._task = self._live.add_task(words, total=total, note=self.note)
 
     def _count(self, done: int, note: str = "") -> None:
+        self.note = f"{done}/{self.total}{note}" if self.total else f"{done}{note}"
         if self._live is not None:
-            of = f"/{self.total}" if self.total else ""
-            self._live.update(self._task, completed=done, note=f"{done}{of}{note}")
+            self._live.update(self._task, completed=done, note=self.note)
 
     def _stop(self) -> None:
         if self._live is not None:

@@ -1,63 +1,35 @@
-"""The table at the end of ``validate`` and ``test``: every task once, intervals, and what failed."""
+"""EvaluationTable: at the end of ``validate`` and ``test``, every task once, intervals, and what failed."""
 
 from __future__ import annotations
 
 import json
-from enum import Enum
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from helpers.scripted import Hint, episode, row, scripted
 
 from sdar_pl.callbacks import EvaluationTable
 from sdar_pl.callbacks.evaluation_table import rates
-from sdar_pl.engines.base import Sampling
-from sdar_pl.types import Episode, Observation, Task, Turn
+from sdar_pl.types import Episode
+
+SPLITS = {"validate": "valid_seen", "test": "valid_unseen"}
 
 
-class Stage(str, Enum):
-    """As Lightning's TrainerFn: equal to its text, printed as something else."""
+def panel_of(number: int, task: str, teacher: bool) -> Episode:
+    """Ten tasks: eight of one kind, of which three succeed; of the other one succeeds and one fails for good."""
+    if task in ("8", "9"):
+        return episode(task, task == "8", turns=1, kind="heat", failed="the worker has gone" if task == "9" else "")
+    return episode(task, int(task) < 3, turns=1, kind="cool")
 
-    FITTING = "fit"
-    VALIDATING = "validate"
-    TESTING = "test"
 
-
-def trainer(folder: Path, stage: Stage) -> Any:
-    data = SimpleNamespace(
-        splits={"validate": "valid_seen", "test": "valid_unseen"},
-        evaluate_with_context=stage == "test",
-        evaluation_sampling=Sampling(temperature=0.4),
+def evaluated(folder: Path, policy: Any, command: str, context: bool = False) -> None:
+    trainer, module, data = scripted(
+        folder, policy, [EvaluationTable()], panel_of=panel_of, panel_tasks=10, logger=False, context=Hint()
     )
-    state = SimpleNamespace(fn=stage)
-    settings = {"default_root_dir": str(folder), "is_global_zero": True, "world_size": 1, "ckpt_path": None}
-    return SimpleNamespace(datamodule=data, state=state, **settings)
-
-
-def episode(task: str, kind: str, success: bool, failed: str = "") -> Episode:
-    end = Observation("", reward=10.0 * success, done=success, success=success)
-    turns = [] if failed else [Turn([1], [2], [0.0], "look", "look", True, end)]
-    return Episode(Task(task, kind, ""), 0, 0, Observation(""), turns, failed=failed)
-
-
-EPISODES = [
-    *(episode(f"cool {i}", "cool", success=i < 3) for i in range(8)),
-    episode("heat 0", "heat", success=True),
-    episode("heat 1", "heat", success=False, failed="the worker has gone"),
-]
-
-
-def evaluate(folder: Path, stage: Stage) -> None:
-    callback, module, context = EvaluationTable(), SimpleNamespace(), trainer(folder, stage)
-    if stage == "test":
-        callback.on_test_start(context, module)  # type: ignore[arg-type]
-        callback.on_test_batch_end(context, module, EPISODES)  # type: ignore[arg-type]
-        callback.on_test_end(context, module)  # type: ignore[arg-type]
-    else:
-        callback.on_validation_start(context, module)  # type: ignore[arg-type]
-        callback.on_validation_batch_end(context, module, EPISODES)  # type: ignore[arg-type]
-        callback.on_validation_end(context, module)  # type: ignore[arg-type]
+    data.evaluate_with_context = context
+    getattr(trainer, command)(module, data, verbose=False)
 
 
 def test_intervals_are_wilson_s() -> None:
@@ -69,26 +41,34 @@ def test_intervals_are_wilson_s() -> None:
     assert figures["kinds"]["heat"]["n"] == 9
 
 
-@pytest.mark.parametrize("stage", [Stage.VALIDATING, Stage.TESTING])
-def test_a_panel(stage: Stage, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate(tmp_path, stage)
-    report = json.loads((tmp_path / f"{stage.value}.json").read_text())
+@pytest.mark.parametrize("command", ["validate", "test"])
+@pytest.mark.parametrize("context", [False, True])
+def test_a_panel(
+    command: str, context: bool, tmp_path: Path, make_policy: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    evaluated(tmp_path, make_policy(), command, context)
+    report = json.loads((tmp_path / f"{command}.json").read_text())
     assert (report["success"], report["n"], report["failed"]) == (0.4, 10, 1)
-    assert report["split"] == {"validate": "valid_seen", "test": "valid_unseen"}[stage.value]
+    assert (report["split"], report["checkpoint"], report["temperature"]) == (SPLITS[command], None, 0.4)
     assert {kind: (part["success"], part["n"]) for kind, part in report["kinds"].items()} == {
         "cool": (0.375, 8),
         "heat": (0.5, 2),
     }
-    assert (report["reward"], report["turns"], report["context"]) == (4.0, 0.9, stage == "test")
-    said = capsys.readouterr().out
-    assert f"10 tasks of {report['split']}" in said
-    assert "student without privileged context" in said or report["context"]
-    assert "1 failed and count as no success" in said
-    assert "40.0 %" in said
-    assert "16.8 – 68.7 %" in said
+    assert (report["reward"], report["turns"], report["context"]) == (4.0, 0.9, context)
+    out = capsys.readouterr().out
+    assert f"Success on 10 tasks of {SPLITS[command]}, student {'with' if context else 'without'} privileged" in out
+    assert "1 failed and count as no success" in out
+    assert "40.0 %" in out
+    assert "16.8 – 68.7 %" in out
 
 
-def test_a_training_is_left_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    evaluate(tmp_path, Stage.FITTING)
-    assert not list(tmp_path.iterdir())
+def test_a_training_writes_no_table(
+    tmp_path: Path, make_policy: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    steps: list[Any] = [([row(0, [0], [1.0])], {})]
+    trainer, module, data = scripted(
+        tmp_path, make_policy(), [EvaluationTable()], [([episode("a", True)], steps)], panel_of=panel_of
+    )
+    trainer.fit(module, data)
+    assert not list(tmp_path.glob("*.json"))
     assert not capsys.readouterr().out

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import warnings
+from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from helpers.runs import ROOT, fit_here, metrics, same
-from lightning.pytorch.trainer.states import TrainerFn
+from helpers.scripted import Hint, episode, fit_script, row
 
 from sdar_pl.callbacks import TeacherPanel
 from sdar_pl.cli import main
-from sdar_pl.types import Task
+from sdar_pl.objectives import GRPO, SDAR
+from sdar_pl.types import Episode
 
 PANEL = ["--trainer.callbacks+=sdar_pl.callbacks.TeacherPanel"]
 LONGER = ["--data.play.max_turns", "12", "--data.environment.init_args.validation_tasks", "12"]
@@ -31,16 +31,13 @@ def teacher(run: Path) -> list[float]:
 def test_it_is_what_validate_measures_and_training_is_the_same(tmp_path: Path) -> None:
     options = [*LONGER, "--data.evaluation.max_new_tokens", "24", "--data.sampling.max_new_tokens", "24"]
     run, plain = fit_here(tmp_path / "a", *options, *CURRENT, *PANEL), fit_here(tmp_path / "b", *options, *CURRENT)
-    found = teacher(run)
-    assert len(found) == 3
-    assert found[0] > metrics(run)[0]["val/success"], "the packaged policy does better with its skills"
-    # same() compares the metrics, too; what the teacher did is all that may differ.
-    text = (run / "metrics.csv").read_text()
-    (run / "metrics.csv").write_text(text.replace("val/teacher_success", "time/of_the_teacher"))
-    same(run, plain)
+    success = teacher(run)
+    assert len(success) == 3
+    assert success[0] > metrics(run)[0]["val/success"], "the packaged policy does better with its skills"
+    same(run, plain, but="val/teacher_success")
     shown = ["--data.evaluate_with_context", "true", "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]
     assert main(["validate", "--config", str(run / "config.yaml"), *shown]) == 0
-    assert json.loads((run / "validate.json").read_text())["success"] == pytest.approx(found[-1])
+    assert json.loads((run / "validate.json").read_text())["success"] == pytest.approx(success[-1])
 
 
 @pytest.mark.slow
@@ -55,43 +52,47 @@ def test_it_plays_with_the_teachers_weights(tmp_path: Path) -> None:
     assert average == current
 
 
-# ---------------------------------------------------------------------- what it says
+# ---------------------------------------------------------------------- its figure and its warning
 
 
-def told(student: list[float], taught: list[float], followed: bool = True) -> tuple[dict[str, float], list[str]]:
-    """What is logged and warned of for successes on the panel."""
-    tasks = [Task(id=str(n), kind="look", text="") for n in range(len(student))]
-    played = [
-        [SimpleNamespace(task=t, success=s) for t, s in zip(tasks, who, strict=True)] for who in (student, taught)
-    ]
-    written: dict[str, float] = {}
-    trainer: Any = SimpleNamespace(
-        state=SimpleNamespace(fn=TrainerFn.FITTING),
-        is_global_zero=True,
-        precision_plugin=SimpleNamespace(forward_context=contextlib.nullcontext),
-        datamodule=SimpleNamespace(panel_share=lambda _: [], evaluate=lambda numbered, as_teacher: played[1]),
-        lightning_module=SimpleNamespace(write=written.update, objective=SimpleNamespace(needs_teacher=followed)),
-    )
-    panel, module = TeacherPanel(), trainer.lightning_module
-    panel.on_validation_start(trainer, module)
-    panel.on_validation_batch_end(trainer, module, played[0], None, 0)
-    with warnings.catch_warnings(record=True) as caught:
-        warnings.simplefilter("always")
-        panel.on_validation_epoch_end(trainer, module)
-    return written, [str(warning.message) for warning in caught]
+@pytest.fixture
+def panel(tmp_path: Path, make_policy: Callable[..., Any]) -> Callable[..., tuple[float, list[str]]]:
+    """How many of 20 tasks the student and the teacher win → the logged figure, and the warnings about it."""
+
+    def run(student: int, taught: int, followed: bool = True) -> tuple[float, list[str]]:
+        def panel_of(number: int, task: str, teacher: bool) -> Episode:
+            return episode(task, int(task) < (taught if teacher else student))
+
+        steps: list[Any] = [([row(0, [0], [1.0])], {})]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            fit_script(
+                *(tmp_path, make_policy(), [TeacherPanel()], [([episode("a", True)], steps)]),
+                **{"panel_of": panel_of, "panel_tasks": 20, "num_sanity_val_steps": 0},
+                **{"objective": SDAR() if followed else GRPO(), "context": Hint()},
+            )
+        said = [str(warning.message) for warning in caught if "the teacher succeeds" in str(warning.message)]
+        return metrics(tmp_path)[-1]["val/teacher_success"], said
+
+    return run
 
 
-def test_a_teacher_that_does_worse_is_pointed_at() -> None:
-    written, said = told([1.0] * 15 + [0.0] * 5, [1.0] * 5 + [0.0] * 15)
-    assert written == {"val/teacher_success": 0.25}
+def test_a_teacher_that_does_worse_is_pointed_at(panel: Callable[..., tuple[float, list[str]]]) -> None:
+    share, said = panel(15, 5)
+    assert share == 0.25
     (warning,) = said
     assert "the teacher succeeds on 25.0 % of the panel, the student on 75.0 %" in warning
-    assert told([1.0] * 15 + [0.0] * 5, [1.0] * 5 + [0.0] * 15, followed=False) == (written, []), "nobody listens to it"
 
 
-@pytest.mark.parametrize("taught", [[1.0] * 20, [1.0] * 14 + [0.0] * 6])
-def test_a_better_one_and_a_difference_by_chance_are_not(taught: list[float]) -> None:
-    assert told([1.0] * 15 + [0.0] * 5, taught)[1] == []
+def test_a_teacher_that_nothing_follows_is_not(panel: Callable[..., tuple[float, list[str]]]) -> None:
+    assert panel(15, 5, followed=False) == (0.25, [])
+
+
+@pytest.mark.parametrize("taught", [20, 14])
+def test_a_better_one_and_a_difference_by_chance_are_not(
+    taught: int, panel: Callable[..., tuple[float, list[str]]]
+) -> None:
+    assert panel(15, taught) == (pytest.approx(taught / 20), [])
 
 
 @pytest.mark.parametrize(

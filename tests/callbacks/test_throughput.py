@@ -1,0 +1,23 @@
+"""Throughput: seconds of each phase and tokens per second, from metrics.csv of a run."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from helpers.scripted import episode, fit_script, row
+
+from sdar_pl.callbacks import Throughput
+
+
+def test_seconds_and_tokens(tmp_path: Path, make_policy: Callable[..., Any]) -> None:
+    steps: list[Any] = [([row(0, [0], [1.0])], {})] * 2
+    fit_script(tmp_path, make_policy(), [Throughput()], [([episode("0", True)], steps)], limit_val_batches=0)
+    (line,) = csv.DictReader((tmp_path / "metrics.csv").open())
+    assert float(line["rollout/tokens_per_s"]) == 300 / 2
+    assert float(line["rollout/generated_tokens"]) == 300
+    assert float(line["rollout/prefilled_tokens"]) == 70
+    assert (float(line["time/rollout_s"]), float(line["time/score_s"])) == (2.0, 0.5)
+    assert 0 < float(line["time/update_s"]) < 5
