@@ -1,8 +1,8 @@
-"""``trainer.strategy: fsdp2``: Lightning's ModelParallelStrategy, for the sharding that sharding.py does.
+"""``trainer.strategy: fsdp2``: Lightning's ModelParallelStrategy for the sharding of modeling/sharding.py.
 
-Checkpoints are one file that is the same for any number of ranks, one included. Lightning's own numbers the optimizer's
-state by all parameters of the model, the frozen ones too, and torch's way to read it makes an optimizer step where
-none has been made; so both directions are done here, by the optimizer's own numbers.
+A checkpoint is one file, the same for any number of ranks. Lightning's strategy numbers the optimizer's state by all
+parameters of the model, the frozen ones included, and torch's reader makes an optimizer step where none has been made.
+Hence this class saves and loads the optimizer's state itself, by the optimizer's own numbers.
 """
 
 from __future__ import annotations
@@ -20,8 +20,12 @@ from sdar_pl.modeling.sharding import sharded_as, whole
 
 
 class FSDP2Strategy(ModelParallelStrategy):
-    """``trainer.strategy: fsdp2``: ModelParallelStrategy without tensor parallelism; one-file checkpoints that hold
-    only what is trained and load on any number of ranks."""
+    """FSDP2 without tensor parallelism. A checkpoint is one file of the trained parameters for any number of ranks.
+
+    Args:
+        data_parallel_size: number of ranks that share the weights; "auto": all ranks of all nodes.
+        kwargs: further arguments of Lightning's ModelParallelStrategy.
+    """
 
     def __init__(self, data_parallel_size: int | str = "auto", **kwargs: Any) -> None:
         super().__init__(
@@ -49,8 +53,8 @@ class FSDP2Strategy(ModelParallelStrategy):
         return True  # not in ``load_checkpoint``
 
     def load_checkpoint(self, checkpoint_path: Any, weights_only: bool | None = None) -> dict[str, Any]:
-        known: dict[str, Any] = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
-        return known
+        checkpoint: dict[str, Any] = torch.load(checkpoint_path, map_location="cpu", weights_only=True, mmap=True)
+        return checkpoint
 
     def load_model_state_dict(self, checkpoint: Mapping[str, Any], strict: bool = True) -> None:
         from torch.distributed.checkpoint.state_dict import StateDictOptions, set_model_state_dict
