@@ -19,7 +19,7 @@ COLUMNS_AT_ONCE = 64
 
 @dataclass
 class Block:
-    """n cached rows. ``valid`` [n, T] bool says which columns count; ``layers`` holds (keys, values) [n, H, ≥ T, D],
+    """n cached rows. ``valid`` [n, T] bool marks the columns in use; ``layers`` holds (keys, values) [n, H, ≥ T, D],
     whose columns behind the first T are spare."""
 
     layers: list[tuple[Tensor, Tensor]]
@@ -44,7 +44,7 @@ class Block:
 def gather(parts: Sequence[tuple[Block, Sequence[int]]], spare_columns: int = 0) -> Block:
     """Rows of several blocks one below the other, left-padded to the longest, with ``spare_columns`` columns to spare.
 
-    A row may be named more than once (a prompt shared by a group). A block that is wanted as it is, is not copied.
+    A row may be named more than once (a prompt shared by a group). A block requested unchanged is not copied.
     """
     columns = [_columns(block, rows) for block, rows in parts]
     width = max(valid.shape[1] for _, _, valid in columns)

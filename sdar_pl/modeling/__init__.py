@@ -1,1 +1,1 @@
-"""What policy.py is made of: reading model files, adapters, quantisation, sharding, log-probs, memory."""
+"""The parts of policy.py: reading model files, adapters, quantisation, sharding, log-probs, memory."""

@@ -1,4 +1,4 @@
-"""Low-rank adapters on a model (peft): the only weights that are trained, where there are any."""
+"""Low-rank adapters on a model (peft). With adapters, only these are trained."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ class LoRA:
         r: rank, ≥ 1.
         alpha: scale of the adapters, divided by ``r``.
         target_modules: "all-linear" (every linear layer but the output layer) or a list of module names.
-        dropout: on the adapters' inputs, in [0, 1). With 0 the student's log-probs at update time are the rollout's.
+        dropout: dropout rate of the adapters' inputs, in [0, 1). With 0 the student's log-probs at update time are the
+            rollout's.
     """
 
     r: int = 16

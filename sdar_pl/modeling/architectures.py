@@ -37,7 +37,7 @@ def known(name: str) -> Any:
 
 
 def read_config(source: ModelSource) -> Any:
-    """The model's configuration. Raises ``UserError`` where it cannot be read."""
+    """The model's configuration. Raises ``UserError`` for a configuration that cannot be read."""
     from transformers import AutoConfig
 
     path = source.resolve()

@@ -15,9 +15,10 @@ from torch.utils.checkpoint import checkpoint
 
 
 class LogProbs(NamedTuple):
-    """What a model says of N tokens (``Policy.logprobs``: of [B, R]), in nats, float32 at least.
+    """Log-probs of N tokens (``Policy.logprobs``: of [B, R]), in nats, float32 at least.
 
-    ``top`` is of the k top tokens and, last, of *all others together*: k + 1 outcomes that sum to certainty.
+    ``top`` holds the log-probs of the k top tokens and, last, of *all others together*: k + 1 outcomes whose
+    probabilities sum to 1.
     """
 
     values: Tensor  # [N], of the targets
@@ -38,10 +39,10 @@ def token_logprobs(
 ) -> LogProbs:
     """Log-probs (and entropies) of ``targets`` [N] under ``softmax(head(hidden) / temperature)``, ``hidden`` [N, D].
 
-    ``top`` asks for more tokens at every place: those that it names ([N, k], no token twice), or the ``top``
-    likeliest (at most the vocabulary).
+    ``top`` requests log-probs of further tokens at every position: the tokens named ([N, k], no token twice), or the
+    ``top`` likeliest (at most the vocabulary).
 
-    Logits of at most ``chunk`` tokens exist at one time; backward computes them anew. Exact: chunks change neither
+    Logits of at most ``chunk`` tokens exist at one time; backward recomputes them. Exact: chunks change neither
     values nor gradients.
     """
 

@@ -1,7 +1,7 @@
-"""How much memory tensors take, found out without any: the real code runs on tensors that have a shape but no data.
+"""Memory of tensors, measured without allocating it: the real code runs on tensors that have a shape but no data.
 
-Left out: what a device's allocator and libraries take on top (CUDA's context, fragmentation), and what single operators
-use inside themselves.
+Left out: the overhead of a device's allocator and libraries (CUDA's context, fragmentation), and the work space of
+single operators.
 """
 
 from __future__ import annotations
@@ -29,12 +29,12 @@ NF4_TABLES = 4 * (16 + 256 + 1)
 
 @dataclass(frozen=True)
 class Memory:
-    """Bytes that one thing takes on a rank.
+    """Bytes of one item on a rank.
 
     Args:
         size: bytes.
-        note: what the size follows from, for people.
-        in_turn: never there together with others that are ``in_turn`` in the same phase; the largest of them counts.
+        note: how the size is computed, for the table.
+        in_turn: items ``in_turn`` of one phase are never allocated together; the largest of them counts.
     """
 
     size: int
@@ -43,7 +43,7 @@ class Memory:
 
 
 class AllocationMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts the bytes of tensors that are made inside and still alive: ``now``, and ``peak`` so far."""
+    """Counts the bytes of live tensors allocated inside the block: ``now``, and ``peak`` so far."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -73,7 +73,7 @@ class AllocationMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 
 class Int8StandIn(nn.Linear):
-    """Stands for bitsandbytes' int8 layer, which holds on to its input until backward, checkpointing or not."""
+    """Stand-in for bitsandbytes' int8 layer, which keeps its input until backward, even with checkpointing."""
 
     def forward(self, x: Tensor) -> Tensor:
         return _Keeping.apply(x, self.weight, self.bias)  # type: ignore[no-untyped-call, no-any-return]
@@ -197,7 +197,7 @@ def update_bytes(
 
 
 def prefill_bytes(net: Any, rows: int, length: int, *, precision: Callable[[], Any]) -> tuple[int, int]:
-    """Of a forward over prompts without gradient: (its height beyond weights and cache, the cache's bytes a token)."""
+    """A gradient-free forward over prompts: (peak bytes beyond weights and cache, the cache's bytes a token)."""
     model = shorten(net, 2)
     with without_data(model), torch.no_grad(), AllocationMeter() as meter, precision():
         tokens = torch.zeros(rows, length, dtype=torch.long)
@@ -213,13 +213,13 @@ def prefill_bytes(net: Any, rows: int, length: int, *, precision: Callable[[], A
 
 
 def quantised(net: Any) -> list[nn.Linear]:
-    """The layers of a base model that bitsandbytes quantises: all that are linear but the output layer."""
+    """The layers of a base model that bitsandbytes quantises: all linear layers except the output layer."""
     head = net.get_output_embeddings()
     return [part for part in net.modules() if isinstance(part, nn.Linear) and part is not head]
 
 
 def weight_bytes(net: Any, quantization: str | None) -> tuple[int, int]:
-    """Of a base model: (weights, the statistics of their quantisation)."""
+    """Bytes of a base model: (weights, statistics of their quantisation)."""
     weights = statistics = 0
     packed = {id(part.weight) for part in quantised(net) if quantization}
     for parameter in net.parameters():
@@ -235,7 +235,7 @@ def weight_bytes(net: Any, quantization: str | None) -> tuple[int, int]:
 
 
 def optimizer_bytes(make: Callable[[list[nn.Parameter]], Any], parameters: list[nn.Parameter]) -> int:
-    """Of an optimizer's state: it steps once on a stand-in for each shape, of 65,536 numbers at most."""
+    """Bytes of an optimizer's state, measured by one step on a stand-in for each shape, at most 65,536 numbers."""
     total, known = 0.0, dict[tuple[torch.Size, torch.dtype], float]()
     for parameter in parameters:
         key = (parameter.shape, parameter.dtype)

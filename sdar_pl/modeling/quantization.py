@@ -1,8 +1,8 @@
-"""A quantised base (bitsandbytes): NF4 with double quantisation, or int8. Adapters ride on it and are never merged.
+"""A quantised base (bitsandbytes): NF4 with double quantisation, or int8. The adapters on it are never merged.
 
-Left out: quantised checkpoints (the base is quantised as it is loaded) and other libraries. In int8, bitsandbytes
-rounds the inputs of a layer, too, save the columns that hold an outlier *anywhere in the batch*: a row's log-probs then
-depend a little on the rows beside it. NF4 has no such effect.
+Left out: quantised checkpoints (the base is quantised on loading) and other libraries. In int8, bitsandbytes
+also rounds the inputs of a layer, except for columns that hold an outlier *anywhere in the batch*: a row's log-probs
+then depend slightly on the rows beside it. NF4 has no such effect.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ def shard(model: Any, mesh: Any) -> None:
 
 @contextlib.contextmanager
 def gathered(model: nn.Module) -> Iterator[None]:
-    """Inside, every rank holds all parameters whole and forward calls need no communication. Collective."""
+    """A block in which every rank holds all parameters unsharded: forward passes need no communication. Collective."""
     from torch.distributed.fsdp import FSDPModule
 
     parts = [part for part in model.modules() if isinstance(part, FSDPModule)]
@@ -42,21 +42,21 @@ def gathered(model: nn.Module) -> Iterator[None]:
 
 
 def local(tensor: Tensor) -> Tensor:
-    """This rank's shard of a distributed tensor, sharing its memory; a plain tensor as it is."""
+    """This rank's shard of a distributed tensor, sharing its memory; a plain tensor unchanged."""
     from torch.distributed.tensor import DTensor
 
     return tensor.to_local() if isinstance(tensor, DTensor) else tensor
 
 
 def whole(tensor: Tensor) -> Tensor:
-    """All of a distributed tensor on every rank (collective); a plain tensor as it is."""
+    """The unsharded tensor on every rank (collective); a plain tensor unchanged."""
     from torch.distributed.tensor import DTensor
 
     return tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
 
 
 def sharded_as(tensor: Tensor, like: Tensor) -> Tensor:
-    """A whole tensor, the same on every rank, distributed as ``like`` is."""
+    """An unsharded tensor, equal on every rank, distributed like ``like``."""
     from torch.distributed.tensor import DTensor, distribute_tensor
 
     if not isinstance(like, DTensor):

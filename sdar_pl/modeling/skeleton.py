@@ -37,7 +37,7 @@ class Skeleton:
 
     @property
     def trained(self) -> list[nn.Parameter]:
-        """What an optimizer changes: with LoRA, the adapters."""
+        """The trained parameters: with LoRA, the adapters."""
         return [parameter for parameter in self.net.parameters() if parameter.requires_grad]
 
     @property
@@ -52,11 +52,11 @@ class Skeleton:
 
     @property
     def vocabulary(self) -> int:
-        """Words that the output layer tells apart."""
+        """Size of the output layer's vocabulary."""
         return int(causal_lm(self.net).config.get_text_config().vocab_size)
 
     def gathered_bytes(self) -> int:
-        """What FSDP2 holds whole while an update runs: a decoder layer, the next one, and the root."""
+        """Bytes that FSDP2 holds unsharded during an update: a decoder layer, the next one, and the root."""
         layers = decoder_layers(self.net)
         one = sum(parameter.numel() for parameter in layers[0].parameters())
         whole = self.weights + self.adapters

@@ -1,4 +1,4 @@
-"""Where a policy's weights and tokenizer come from, and which sources are refused.
+"""Sources of a policy's weights and tokenizer, and the models that are refused.
 
 Left out: downloads (transformers does them for hub names).
 """
@@ -20,7 +20,7 @@ ASSETS = Path(__file__).parent.parent / "assets"
 
 @dataclass(frozen=True)
 class ModelSource:
-    """Where weights come from: a folder, a hub name or the name of a packaged model.
+    """Source of weights: a folder, a hub name or the name of a packaged model.
 
     ``gguf_file`` reads a GGUF file inside the folder. ``random_weights`` builds the architecture from its
     configuration alone (benchmarks and tests).
@@ -58,7 +58,7 @@ class ModelSource:
 def on_hub(name: str) -> str:
     """A model's name if the hub answers, else the folder of the cached copy.
 
-    Asked once: transformers tries again for every file, which without a network is a minute of silence.
+    The hub is asked once: transformers retries for every file, which without a network takes a silent minute.
     """
     from huggingface_hub import HfApi, constants, snapshot_download
     from huggingface_hub.errors import HFValidationError, RepositoryNotFoundError
@@ -90,7 +90,7 @@ def load_tokenizer(path: str, gguf_file: str | None = None) -> Any:
     """The tokenizer of a model folder or hub name, exactly as its tokenizer.json has it.
 
     ``AutoTokenizer`` rebuilds a generic tokenizer beside a Qwen2 configuration as Qwen2's own, which splits text
-    differently: a model trained with the generic one would meet tokens that it never saw.
+    differently: a model trained with the generic tokenizer would read tokens it was never trained on.
     """
     from transformers import AutoTokenizer, PreTrainedTokenizerFast
     from transformers.models.auto.tokenization_auto import get_tokenizer_config
@@ -101,7 +101,7 @@ def load_tokenizer(path: str, gguf_file: str | None = None) -> Any:
 
 
 def refuse_scaled_logits(config: Any) -> None:
-    """Some models change their logits after the output layer (Gemma 2 caps, Cohere scales them): refused here."""
+    """Refuse models that change their logits after the output layer (Gemma 2 caps, Cohere scales them)."""
     for name, neutral in {"final_logit_softcapping": None, "logit_scale": 1.0, "logits_scaling": 1.0}.items():
         value = getattr(config, name, neutral)
         if value not in (neutral, None):
@@ -118,7 +118,7 @@ def brief(error: BaseException) -> str:
 
 
 def fingerprint(net: Any) -> str:
-    """A base model in 16 hex digits: its sizes, its norms and the first rows of its embedding.
+    """Fingerprint of a base model in 16 hex digits: its sizes, its norms and the first rows of its embedding.
 
     These are never quantised or adapted, and they are read in bfloat16, so that the same model has the same
     fingerprint in any precision.

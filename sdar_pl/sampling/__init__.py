@@ -1,1 +1,1 @@
-"""What an iteration is made of: its tasks, worker threads, refills, and its form in a checkpoint."""
+"""The parts of an iteration: tasks, slots, worker threads, refills, contexts, and its form in a checkpoint."""
