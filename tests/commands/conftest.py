@@ -1,4 +1,4 @@
-"""Fixtures of the tests of ``plan``."""
+"""Fixtures of the subcommands' tests."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 from helpers import CONFIGS
+from helpers.comparisons import House
 from helpers.models import make_model
 
 from sdar_pl.cli import main
@@ -32,3 +33,9 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     make_model(folder, "qwen2", vocab_size=8192, hidden_size=128, intermediate_size=512, num_hidden_layers=5)
     return folder
+
+
+@pytest.fixture
+def house(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> House:
+    monkeypatch.setenv("SDAR_PL_RUN_FOLDER", "elsewhere")
+    return House(tmp_path)
