@@ -169,18 +169,6 @@ def test_parts_that_do_not_go_together(
     assert all(word in said for word in words), said
 
 
-def test_run_folders_do_not_overwrite_each_other(tmp_path: Path) -> None:
-    from jsonargparse import Namespace
-
-    from sdar_pl.runtime.run_folder import run_folder
-
-    config = Namespace(trainer=Namespace(default_root_dir=str(tmp_path)), run="mine", config=None)
-    first = run_folder(config, None)
-    (first / "metrics.csv").write_text("step\n")
-    os.environ.pop(RUN_FOLDER)
-    assert run_folder(config, None).name == "mine-2"
-
-
 def test_version_is_quick_and_needs_no_torch() -> None:
     code = "import sys; from sdar_pl.cli import main; main(['--version']); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, cwd=ROOT)

@@ -95,6 +95,8 @@ def test_a_bad_last_one_gives_way_to_the_one_before(how: str, tmp_path: Path) ->
         last.unlink()
     else:
         damaged(last, how)
+    with pytest.warns(UserWarning, match=r"iteration-0002\.ckpt takes its place"):
+        newest_good(last)
     damaged(tmp_path / "iteration-0002.ckpt", "cut off")
     with pytest.warns(UserWarning, match=r"last\.ckpt: .*; iteration-0001\.ckpt takes its place"):
         assert newest_good(last).name == "iteration-0001.ckpt"

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 import warnings
-from pathlib import Path
+from functools import partial
+from typing import Any
 
 import pytest
 import torch
-from torch import multiprocessing
+from helpers.ranks import on_ranks
 
 from sdar_pl.runtime.means import Means
 
@@ -55,27 +56,21 @@ def test_no_gradient_and_no_single_precision() -> None:
     assert not means.sums.requires_grad
 
 
-def _rank(rank: int, folder: Path) -> None:
-    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=2)
-    means = Means()
-    if rank == 0:
-        means.update("only on rank 0", 4.0)
-        means.update("shared", 1.0)
-    else:
-        means.update("shared", torch.tensor([3.0, 5.0]))
-        means.update("another", 7.0)
-    computed = [means.compute()]
-    means.update("shared", 11.0)  # goes on from this rank's own sums, not from those of all ranks
-    computed.append(means.compute())
-    means.reset()
-    computed.append(means.compute())
-    torch.save(computed, folder / f"{rank}.pt")
-    torch.distributed.destroy_process_group()
+def test_ranks_with_different_names() -> None:
+    def work(updates: list[tuple[str, Any]]) -> list[dict[str, float]]:
+        means = Means()
+        for name, value in updates:
+            means.update(name, value)
+        computed = [means.compute()]
+        means.update("shared", 11.0)  # added to this rank's own sums, not to those of all ranks
+        computed.append(means.compute())
+        means.reset()
+        return [*computed, means.compute()]
 
-
-def test_ranks_with_different_names(tmp_path: Path) -> None:
-    multiprocessing.spawn(_rank, (tmp_path,), nprocs=2)
+    updates = [
+        [("only on rank 0", 4.0), ("shared", 1.0)],
+        [("shared", torch.tensor([3.0, 5.0])), ("another", 7.0)],
+    ]
     first = {"another": 7.0, "only on rank 0": 4.0, "shared": 3.0}
     second = {"another": 7.0, "only on rank 0": 4.0, "shared": pytest.approx((1 + 3 + 5 + 22) / 5)}
-    for rank in range(2):
-        assert torch.load(tmp_path / f"{rank}.pt") == [first, second, {}]
+    assert on_ranks([partial(work, part) for part in updates]) == [[first, second, {}]] * 2
