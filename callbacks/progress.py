@@ -113,8 +113,7 @@ class Progress(ProgressBar):
     def _roll_out(self, trainer: L.Trainer) -> None:
         data = data_of(trainer)
         self.since = time.perf_counter()
-        groups = range(trainer.global_rank, data.tasks_per_iteration, trainer.world_size)
-        self._phase(ROLLOUT, len(groups) * data.group_size)
+        self._phase(ROLLOUT, len(data.share(data.tasks_per_iteration)) * data.group_size)
 
     def on_sanity_check_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._roll_out(trainer)

@@ -50,8 +50,8 @@ FAMILIES = {
 # ---------------------------------------------------------------------- one method
 
 
-def built(path: Path) -> Any:
-    """The objects of a config on top of the defaults."""
+def built(*paths: Path) -> Any:
+    """The objects of a method's slots: ``model.{objective, teacher}``, ``data.{advantage, context}`` and its flags."""
     parser = ArgumentParser(exit_on_error=False)
     parser.add_argument("--config", action="config")
     parser.add_argument("--model.objective", type=objectives.Objective)
@@ -60,7 +60,7 @@ def built(path: Path) -> Any:
     parser.add_argument("--data.context", type=providers.ContextProvider)
     parser.add_argument("--data.train_with_context", type=bool, default=False)
     parser.add_argument("--data.max_refills", type=int, default=0)
-    return parser.instantiate(parser.parse_args([f"--config={path}"]))
+    return parser.instantiate(parser.parse_args([f"--config={path}" for path in paths]))
 
 
 def described(part: Any) -> str:

@@ -138,7 +138,7 @@ class RolloutDataModule(L.LightningDataModule):
         """
         began = time.perf_counter()
         self.engine.sync(self.policy)
-        rollout = roll_out(partial(self._play, epoch), self._share(self.tasks_per_iteration), self.max_refills)
+        rollout = roll_out(partial(self._play, epoch), self.share(self.tasks_per_iteration), self.max_refills)
         rolled_out = time.perf_counter()
         add_hindsight_contexts(self.context, self.prompter, self.environment, rollout.episodes)
         rows = [row for i, e in enumerate(rollout.episodes) for row in rows_of(e, i, self.prompter.history)]
@@ -167,7 +167,7 @@ class RolloutDataModule(L.LightningDataModule):
             **vars(rollout),
         )
 
-    def _share(self, count: int) -> range:
+    def share(self, count: int) -> range:
         """This rank's share of ``count`` groups or tasks."""
         return range(rank(), count, world())
 
@@ -206,7 +206,7 @@ class RolloutDataModule(L.LightningDataModule):
     def panel_share(self, stage: str) -> list[tuple[int, Task]]:
         """This rank's tasks of the panel, each with its index in the panel."""
         panel = self.panel(stage)
-        return [(i, panel[i]) for i in self._share(len(panel))]
+        return [(i, panel[i]) for i in self.share(len(panel))]
 
     def evaluate(self, numbered: Sequence[tuple[int, Task]], as_teacher: bool = False) -> list[Episode]:
         """Play panel tasks once each; a task's random stream is the same at every evaluation.

@@ -153,7 +153,7 @@ def _forward(rows: Sequence[Row], policy: Policy, temperature: float, budget: in
             for place, i in enumerate(chunk):
                 real = (place, slice(len(rows[i].positions)))
                 results[i] = LogProbs(
-                    values[real].clone(),
+                    values[real],
                     top=None if top is None else top[real].clone(),
                     top_tokens=None if top_tokens is None else top_tokens[real].clone(),
                 )

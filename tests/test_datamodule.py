@@ -8,8 +8,10 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import pytest
 from helpers.runs import fit_here, metrics
 
+from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.engines import TransformersEngine
 from sdar_pl.policy import Policy
 
@@ -45,10 +47,9 @@ def test_the_engine_is_given_the_present_weights_before_every_rollout(tmp_path: 
     assert stale == [0.0] * 3, "one optimizer step an iteration: what is trained on is on-policy"
 
 
-def test_the_parts_are_one_object_in_both_halves(tmp_path: Path) -> None:
+def test_the_parts_are_one_object_in_both_halves(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: dict[str, Any] = {}
-
-    from sdar_pl.datamodule import RolloutDataModule
+    original = RolloutDataModule.setup
 
     def setup(self: RolloutDataModule, stage: str) -> None:
         module = self.trainer.lightning_module
@@ -56,10 +57,6 @@ def test_the_parts_are_one_object_in_both_halves(tmp_path: Path) -> None:
         seen["teacher_refresh"] = (self.teacher_refresh, module.teacher_refresh)
         original(self, stage)
 
-    original = RolloutDataModule.setup
-    RolloutDataModule.setup = setup  # type: ignore[method-assign]
-    try:
-        fit_here(tmp_path, "--trainer.max_epochs", "0", "--model.teacher_refresh", "step")
-    finally:
-        RolloutDataModule.setup = original  # type: ignore[method-assign]
+    monkeypatch.setattr(RolloutDataModule, "setup", setup)
+    fit_here(tmp_path, "--trainer.max_epochs", "0", "--model.teacher_refresh", "step")
     assert seen == {"policy": True, "objective": True, "teacher": True, "teacher_refresh": ("step", "step")}

@@ -3,17 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
-
-import pytest
-import torch
-from helpers import ROOT
-
-sys.path.insert(0, str(ROOT / "scripts"))
 
 import gap_over_training
 import measure_gate_variance
+import pytest
+import torch
 
 from sdar_pl.policy import LoRA, Policy
 

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from sdar_pl.checks import at_least
 from sdar_pl.environments.base import Environment
 from sdar_pl.environments.contract import CHECKS, Report, Subject, check
 from sdar_pl.errors import UserError
@@ -45,8 +46,7 @@ def main(arguments: Sequence[str]) -> int:
     parser.add_argument("--episodes", type=int, default=6, help="number of tasks to play, each at random, with garbage "
                         "and by its expert_plan (6)")  # fmt: skip
     options = parser.parse_args(list(arguments))
-    if options.episodes < 1:
-        raise UserError(f"--episodes: {options.episodes}; must be ≥ 1")
+    at_least("--episodes", options.episodes, 1)
     environment_class = _class(options.environment)
     keys = _init(options.init)
     subject = Subject(lambda: _make(environment_class, keys), options.split or SPLITS[:1], options.episodes)

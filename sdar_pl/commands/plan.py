@@ -17,6 +17,7 @@ from math import ceil
 from typing import Any
 
 import torch
+from lightning.pytorch.strategies import ModelParallelStrategy
 
 from sdar_pl.commands.lightning_cli import CommandLine, launch
 from sdar_pl.datamodule import RolloutDataModule
@@ -27,6 +28,7 @@ from sdar_pl.module import SDARModule
 from sdar_pl.objectives import Estimator
 from sdar_pl.policy import DTYPES, LoRA, ModelSource
 from sdar_pl.runtime.messages import add_file_names
+from sdar_pl.runtime.strategy import FSDP2Strategy
 from sdar_pl.runtime.words import bytes_in_words
 from sdar_pl.teachers import Teacher
 
@@ -204,10 +206,6 @@ def update(config: Any, model: Skeleton, ranks: int, shards: int) -> dict[str, M
 
 def layout(trainer: Any) -> tuple[int, int]:
     """(ranks, ranks that share one set of weights)."""
-    from lightning.pytorch.strategies import ModelParallelStrategy
-
-    from sdar_pl.runtime.strategy import FSDP2Strategy
-
     devices = trainer.devices
     if isinstance(devices, str) and devices.isdigit():
         devices = int(devices)

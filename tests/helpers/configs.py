@@ -8,14 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import methods_table
 import pytest
 import yaml
-from jsonargparse import ArgumentParser, Namespace
+from jsonargparse import Namespace
 
 from helpers import CONFIGS
-from sdar_pl import objectives, teachers
 from sdar_pl.cli import main
-from sdar_pl.skills import providers
 
 #: folders of parts → the recipes that their parts are meant for
 PARTS = {
@@ -45,13 +44,6 @@ def parsed(*files: str | Path, options: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def built(*files: str | Path) -> Namespace:
-    """The objects of a method's slots: ``model.{objective, teacher}``, ``data.{advantage, context}`` and its flags."""
-    parser = ArgumentParser(exit_on_error=False)
-    parser.add_argument("--config", action="config")
-    parser.add_argument("--model.objective", type=objectives.Objective)
-    parser.add_argument("--model.teacher", type=teachers.Teacher)
-    parser.add_argument("--data.advantage", type=objectives.Advantage)
-    parser.add_argument("--data.context", type=providers.ContextProvider)
-    parser.add_argument("--data.train_with_context", type=bool, default=False)
-    parser.add_argument("--data.max_refills", type=int, default=0)
-    return parser.instantiate(parser.parse_args([f"--config={in_configs(file)}" for file in files]))
+    """The objects of a method's slots, as scripts/methods_table.py builds them."""
+    config: Namespace = methods_table.built(*map(in_configs, files))
+    return config

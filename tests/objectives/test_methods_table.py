@@ -2,33 +2,27 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 from pathlib import Path
-from types import ModuleType
 
+import methods_table
 import pytest
 from helpers import ROOT
 
 
 @pytest.fixture(scope="module")
-def script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("methods_table", ROOT / "scripts" / "methods_table.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
+def page() -> str:
+    return str(methods_table.page())
 
 
-def test_the_page_is_current(script: ModuleType) -> None:
-    assert script.PAGE.read_text(encoding="utf-8") == script.page(), "run: python scripts/methods_table.py"
+def test_the_page_is_current(page: str) -> None:
+    assert methods_table.PAGE.read_text(encoding="utf-8") == page, "run: python scripts/methods_table.py"
 
 
-def test_every_config_has_one_row_that_fits_a_screen(script: ModuleType) -> None:
-    rows = re.findall(r"^\|.*\(\.\./configs/objectives/(\w+)\.yaml\) \|$", script.page(), re.MULTILINE)
+def test_every_config_has_one_row_that_fits_a_screen(page: str) -> None:
+    rows = re.findall(r"^\|.*\(\.\./configs/objectives/(\w+)\.yaml\) \|$", page, re.MULTILINE)
     assert sorted(rows) == sorted(path.stem for path in (ROOT / "configs" / "objectives").glob("*.yaml"))
-    cells = [len(re.split(r"(?<!\\)\|", line)) - 2 for line in script.page().splitlines() if line.startswith("|")]
+    cells = [len(re.split(r"(?<!\\)\|", line)) - 2 for line in page.splitlines() if line.startswith("|")]
     assert max(cells) == 5
 
 
@@ -36,26 +30,26 @@ def test_every_config_has_one_row_that_fits_a_screen(script: ModuleType) -> None
     ("name", "family"),
     [("grpo", "Policy losses"), ("rloo", "Advantages"), ("opsd", "Distillation"), ("opid", "Shapers")],
 )
-def test_a_method_stands_with_its_family(script: ModuleType, name: str, family: str) -> None:
-    section = script.page().split(f"## {family}\n")[1].split("\n## ")[0]
+def test_a_method_stands_with_its_family(page: str, name: str, family: str) -> None:
+    section = page.split(f"## {family}\n")[1].split("\n## ")[0]
     assert f"objectives/{name}.yaml" in section
 
 
 @pytest.mark.slow
-def test_check(script: ModuleType, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(script, "PAGE", ROOT / "docs" / "absent.md")
+def test_check(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(methods_table, "PAGE", ROOT / "docs" / "absent.md")
     monkeypatch.setattr("sys.argv", ["methods_table.py", "--check"])
-    assert script.main() == 1
-    assert not script.PAGE.exists()
-    monkeypatch.setattr(script, "PAGE", tmp_path / "docs" / "methods.md")
+    assert methods_table.main() == 1
+    assert not methods_table.PAGE.exists()
+    monkeypatch.setattr(methods_table, "PAGE", tmp_path / "docs" / "methods.md")
     monkeypatch.setattr("sys.argv", ["methods_table.py"])
-    assert script.main() == 0
+    assert methods_table.main() == 0
     monkeypatch.setattr("sys.argv", ["methods_table.py", "--check"])
-    assert script.main() == 0
+    assert methods_table.main() == 0
 
 
-def test_a_config_without_paper_is_refused(script: ModuleType, tmp_path: Path) -> None:
+def test_a_config_without_paper_is_refused(tmp_path: Path) -> None:
     path = tmp_path / "a.yaml"
     path.write_text("# GRPO · formula\n")
     with pytest.raises(SystemExit, match="first line"):
-        script.head(path, 3)
+        methods_table.head(path, 3)

@@ -6,9 +6,7 @@ that says which figures change and why.
 
 from __future__ import annotations
 
-import csv
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -16,16 +14,13 @@ from pathlib import Path
 
 import pytest
 from helpers import ROOT
+from helpers.runs import ENVIRONMENT, metrics
 
 TRACE = Path(__file__).with_name("golden_trace.json")
 COLUMNS = ("loss/total", "loss/distill", "gate/mean", "gap/mean", "train/success", "val/success")
 #: of two figures of the same kind of CPU, and of figures of two kinds, whose instructions round differently
 SAME_CPU, OTHER_CPU = 1e-4, 1e-2
 PANEL = 96  # validation games of the quickstart, and as many training episodes an iteration
-ENVIRONMENT = {
-    **{name: value for name, value in os.environ.items() if not name.startswith("SDAR_PL_")},
-    **{"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "PYTHONPATH": str(ROOT)},
-}
 
 
 def cpu() -> str:
@@ -47,8 +42,7 @@ def trace(folder: Path) -> list[dict[str, float]]:
         [*command, *options], env=ENVIRONMENT, cwd=folder, capture_output=True, text=True, timeout=900, check=False
     )
     assert done.returncode == 0, done.stderr[-4000:]
-    with (folder / "trace" / "metrics.csv").open() as file:
-        return [{name: float(row[name]) for name in COLUMNS if row.get(name)} for row in csv.DictReader(file)]
+    return [{name: row[name] for name in COLUMNS if name in row} for row in metrics(folder / "trace")]
 
 
 @pytest.mark.slow
