@@ -34,7 +34,7 @@ class PlayRules:
 
     Args:
         max_turns: turns after which an episode ends; at least 1.
-        invalid_penalty: subtracted from an episode's reward for each response that breaks the format.
+        invalid_penalty: what a response that breaks the format costs its own turn (data.advantage says how).
         retries: how often an episode starts again after its session failed.
         step_timeout: seconds that a session may take for one reset, step or close, not counting the wait for a thread.
         max_failed: share of an iteration's episodes (0 to 1) that may fail before the run stops.
@@ -219,6 +219,7 @@ class _Players:
             valid,
             Observation(""),  # until the session has answered
             now.teacher_prompt,
+            penalty=0.0 if valid else self.rules.invalid_penalty,
         )
 
     def _is_over(self, slot: EpisodeSlot) -> bool:
@@ -231,11 +232,9 @@ class _Players:
         return episode.overflow
 
     def _finish(self, slot: EpisodeSlot) -> None:
-        episode = slot.episode
-        episode.penalty = self.rules.invalid_penalty * sum(not turn.valid for turn in episode.turns)
-        self.ended[slot.number] = episode
+        self.ended[slot.number] = slot.episode
         if self.progress is not None:
-            self.progress(episode)
+            self.progress(slot.episode)
 
 
 def _step(attempt: Attempt, action: str) -> object:

@@ -68,12 +68,21 @@ def score(
 
 
 def set_advantages(rows: Sequence[Row], episodes: Sequence[Episode], advantage: Advantage) -> None:
-    """Give every row its advantage, the same at each of its tokens.
+    """Give every row its advantage, the same at each of its tokens, and every invalid turn its penalty.
+
+    A turn's penalty lowers the reward of the row that is this turn, where the advantage counts rows (``unit: row``, the
+    reference code). Otherwise the advantage is of the environment's rewards, and the tokens of the invalid turn carry
+    the penalty (objectives/advantages.py derives this form).
 
     Groups are whole on one rank, so that only an advantage over the ``whole_batch`` needs the rows of all ranks
     (collective).
     """
-    rewards_here = [(episodes[row.episode].reward, row.group, row.episode) for row in rows]
+    in_reward = [advantage.unit == "row" and len(set(row.turns)) == 1 for row in rows]
+    rewards_here = [
+        (episode.reward - (episode.turns[row.turns[0]].penalty if lowered else 0.0), row.group, row.episode)
+        for row, lowered in zip(rows, in_reward, strict=True)
+        for episode in [episodes[row.episode]]
+    ]
     ranks, own = (all_gather(rewards_here), rank()) if advantage.whole_batch else ([rewards_here], 0)
     rewards = torch.tensor([reward for part in ranks for reward, _, _ in part], dtype=torch.float64)
     groups = torch.tensor([group for part in ranks for _, group, _ in part], dtype=torch.long)
@@ -83,23 +92,27 @@ def set_advantages(rows: Sequence[Row], episodes: Sequence[Episode], advantage: 
     extra = step_anchors(rows, episodes) if advantage.needs_anchors else {}
     first = sum(map(len, ranks[:own]))
     values = advantage(rewards, groups, numbers, **extra)[first : first + len(rows)]
-    for row, value in zip(rows, values.tolist(), strict=True):
-        row.advantages = [value] * len(row.positions)
+    for row, lowered, value in zip(rows, in_reward, values.tolist(), strict=True):
+        turns = episodes[row.episode].turns
+        row.advantages = [value - (0.0 if lowered else turns[turn].penalty) for turn in row.turns]
 
 
 def step_anchors(rows: Sequence[Row], episodes: Sequence[Episode]) -> dict[str, Tensor]:
-    """For advantages over single turns (GiGPO): a number for the state before each row's turn, and the turn's reward.
+    """For advantages over single turns (GiGPO): a number for the state before each row's turn, its reward and penalty.
 
     Two rows of a group have the same number where the observation before them reads the same.
     """
     numbers: dict[tuple[int, str], int] = {}
-    anchors, rewards = [], []
+    anchors, rewards, penalties = [], [], []
     for row in rows:
         episode, turn = episodes[row.episode], row.turns[0]
         before = episode.turns[turn - 1].observation if turn else episode.first
         anchors.append(numbers.setdefault((row.group, before.text), len(numbers)))
         rewards.append(episode.turns[turn].reward)
-    return {"anchors": torch.tensor(anchors), "step_rewards": torch.tensor(rewards, dtype=torch.float64)}
+        penalties.append(episode.turns[turn].penalty)
+    values = {"step_rewards": rewards, "step_penalties": penalties}
+    tensors = {name: torch.tensor(numbers, dtype=torch.float64) for name, numbers in values.items()}
+    return {"anchors": torch.tensor(anchors), **tensors}
 
 
 def shape_advantages(rows: Sequence[Row], objective: Objective, iteration: int) -> None:

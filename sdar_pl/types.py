@@ -92,6 +92,7 @@ class Turn:
         action: the action that the environment parsed from ``text``.
         valid: whether ``text`` kept the format.
         observation: the environment's answer to ``action``.
+        penalty: what an invalid response costs this turn, 0 for a valid one; not part of ``reward``.
         teacher_prompt: the teacher's new prompt tokens. None: the same as ``prompt``, because there is no privileged
             context, or because the conversation's first turn holds it already.
 
@@ -110,6 +111,7 @@ class Turn:
     valid: bool
     observation: Observation
     teacher_prompt: list[int] | None = None
+    penalty: float = 0.0
 
     @property
     def reward(self) -> float:
@@ -130,7 +132,6 @@ class Episode:
         context: the privileged context, which only the teacher reads.
         student_context: the context shown to the student as well (Skill-GRPO, measuring the teacher).
         failed: the last error of a session that failed too often; empty for an episode that counts.
-        penalty: subtracted from the reward for invalid actions.
         overflow: whether the episode ended because the conversation outgrew a prompt limit.
 
     Example:
@@ -147,7 +148,6 @@ class Episode:
     context: str = ""
     student_context: str = ""
     failed: str = ""
-    penalty: float = 0.0
     overflow: bool = False
 
     @property
@@ -157,5 +157,10 @@ class Episode:
 
     @property
     def reward(self) -> float:
-        """Sum of the environment's rewards less the penalty for invalid actions."""
-        return sum(turn.reward for turn in self.turns) - self.penalty
+        """Sum of the environment's rewards, without penalties."""
+        return sum(turn.reward for turn in self.turns)
+
+    @property
+    def penalty(self) -> float:
+        """Sum of the turns' penalties for invalid responses."""
+        return sum(turn.penalty for turn in self.turns)

@@ -49,10 +49,12 @@ def test_max_turns_and_penalties() -> None:
         assert len(episode.turns) == 4
         assert not episode.success
         assert not episode.overflow
-        assert episode.reward == -0.25 * sum(not turn.valid for turn in episode.turns)
+        assert [turn.penalty for turn in episode.turns] == [0.0 if turn.valid else 0.25 for turn in episode.turns]
+        assert episode.penalty == 0.25 * sum(not turn.valid for turn in episode.turns)
+        assert episode.reward == 0
     assert {turn.valid for episode in episodes for turn in episode.turns} == {True, False}
     for episode in run(Echo(turns=2), PlayRules(invalid_penalty=0.25)):
-        assert episode.reward == 1 - 0.25 * sum(not turn.valid for turn in episode.turns)
+        assert episode.reward == 1
 
 
 @pytest.mark.parametrize("limit", ["max_prompt_tokens", "max_teacher_tokens"])
@@ -103,13 +105,13 @@ def test_bad_rules(wrong: dict[str, Any]) -> None:
         PlayRules(**wrong)
 
 
-def test_reward_is_what_the_environment_gave_less_penalties() -> None:
+def test_reward_is_what_the_environment_gave() -> None:
     class Gives(EchoSession):
         def step(self, action: str) -> Observation:
             self.number += 1
             return Observation("x", reward=0.5 * self.number, done=self.number == 2)
 
     episodes = run(Echo(make=lambda task, count: Gives(task, 2, [])), PlayRules(invalid_penalty=0.1))
-    wrong = [sum(not turn.valid for turn in episode.turns) for episode in episodes]
-    assert [episode.reward for episode in episodes] == pytest.approx([1.5 - 0.1 * number for number in wrong])
+    assert any(episode.penalty for episode in episodes)
+    assert {episode.reward for episode in episodes} == {1.5}
     assert not any(episode.success for episode in episodes)

@@ -210,6 +210,8 @@ def test_an_objective_is_given_what_it_reads(
     policy = make_policy()
     rows = played(policy, "conversation")
     episodes = [an_outcome(row.group, n, float(n % 2)) for n, row in enumerate(rows)]
+    for episode in episodes:
+        episode.turns *= 20  # at least the rows' turns
     teacher = None if at_every_step else Current()
     if at_every_step and objective.shapes_iteration:
         return  # refused by the module

@@ -25,13 +25,15 @@ def test_anchors_are_the_states_before_each_turn() -> None:
     episode = an_outcome(1, 0, 1.0)
     for number in range(3):
         seen = Observation("hall" if number == 1 else f"room {number}", reward=float(number))
-        episode.turns[number:] = [Turn([1], [2], [0.0], "", "", True, seen)]
+        penalty = 0.1 if number == 2 else 0.0
+        episode.turns[number:] = [Turn([1], [2], [0.0], "", "", not penalty, seen, penalty=penalty)]
     episode.first = Observation("hall")
     rows = rows_of(episode, 0, "windowed")
     found = step_anchors(rows, [episode])
     # Before the turns: hall, room 0, hall.
     assert found["anchors"].tolist() == [0, 1, 0]
     assert found["step_rewards"].tolist() == [0.0, 1.0, 2.0]
+    assert found["step_penalties"].tolist() == [0.0, 0.0, 0.1]
 
 
 # ---------------------------------------------------------------------- advantages
@@ -43,9 +45,8 @@ def test_advantages_are_the_groups() -> None:
     groups = [0, 0, 0, 1, 1]
     episodes = []
     for number, (reward, group) in enumerate(zip(rewards, groups, strict=True)):
-        episode = Episode(Task(str(number), "k", ""), group, number, Observation(""))
-        episode.penalty = -reward
-        episodes.append(episode)
+        won = Turn([1], [0], [0.0], "", "", True, Observation("", reward=reward))
+        episodes.append(Episode(Task(str(number), "k", ""), group, number, Observation(""), [won]))
     counts = [3, 1, 1, 1, 2]
     rows = [Row(n, groups[n], [1], [0], [0], [0.0]) for n in range(5) for _ in range(counts[n])]
     random.Random(1).shuffle(rows)

@@ -1,4 +1,17 @@
-"""Advantages: from the rewards of an iteration's rows to one number a row, [N] → [N]."""
+"""Advantages: from the rewards of an iteration's rows to one number a row, [N] → [N].
+
+An invalid response costs its own turn a penalty p (``data.play.invalid_penalty``), and no other turn of its episode.
+
+- ``unit: row`` is the reference code (2605.15155). A row's reward is its episode's, less p where the row is an invalid
+  turn; the group's mean and deviation count the rows. In a group of equal outcomes with a share q of invalid turns,
+  invalid turns get −√((1−q)/q) and valid ones √(q/(1−q)), whatever p is.
+- ``unit: episode`` keeps penalties out of the statistics. An episode's advantage A is of the environment's rewards, and
+  the tokens of an invalid turn have A − p. This is the policy gradient of E[R] − p·E[number of invalid turns] with the
+  penalty credited to its own turn: ∇ = E[Σ_t (A − p·1[turn t invalid]) ∇log π(turn t)]. A baseline would not change the
+  expectation, and without one valid turns keep exactly A. p counts in the unit of A: deviations of the group's rewards
+  with ``scale: std``, rewards with the other scales. p is not divided by a deviation of its own, because the deviation
+  of few invalid turns is close to 0: a single one among n rows would get −√n.
+"""
 
 from __future__ import annotations
 
@@ -15,10 +28,11 @@ class Advantage:
     """Base class: ``advantage(rewards, groups, episodes)``, all [N], returns the rows' advantages [N].
 
     The rows are those of this rank, which has whole groups; with ``whole_batch`` those of all ranks.
-    ``needs_anchors`` says that the keyword arguments ``anchors`` and ``step_rewards`` [N] are needed too
-    (papers/gigpo.py); they exist with windowed history only.
+    ``needs_anchors`` says that the keyword arguments ``anchors``, ``step_rewards`` and ``step_penalties`` [N] are
+    needed too (papers/gigpo.py); they exist with windowed history only. ``unit`` is what the statistics count once.
     """
 
+    unit: Unit = "episode"
     needs_anchors: bool = False
     whole_batch: bool = False
 
@@ -39,7 +53,7 @@ class GroupAdvantage(Advantage):
     """
 
     def __init__(self, unit: Unit = "episode", scale: Scale = "std") -> None:
-        self.unit: Unit = unit
+        self.unit = unit
         self.scale: Scale = scale
 
     def __call__(self, rewards: Tensor, groups: Tensor, episodes: Tensor) -> Tensor:
@@ -63,7 +77,7 @@ class BatchAdvantage(Advantage):
 
     def __init__(self, baseline: Literal["group", "none"] = "group", unit: Unit = "episode") -> None:
         self.baseline = one_of("data.advantage.baseline", baseline, ("group", "none"))
-        self.unit: Unit = unit
+        self.unit = unit
 
     def __call__(self, rewards: Tensor, groups: Tensor, episodes: Tensor) -> Tensor:
         values = rewards.double()

@@ -1,9 +1,9 @@
 """roll_out(): an iteration's groups, with dynamic sampling (DAPO, 2503.14476) as an option.
 
-Dynamic sampling drops a group whose rewards are all equal: its advantages are 0, so that it teaches the policy loss
-nothing. Another task is rolled out in its place, up to ``max_refills`` times; a group that still has equal rewards then
-stays out. A dropped group is dropped whole, with its distillation and its reference KL: the gate would have learnt from
-it.
+Dynamic sampling drops a group in which the environment's rewards (without penalties) are all equal: its episodes have
+advantage 0, so that the outcomes teach the policy loss nothing. Another task is rolled out in its place, up to
+``max_refills`` times; a group that still has equal rewards then stays out. A dropped group is dropped whole, with its
+distillation and its reference KL: the gate would have learnt from it.
 
 Left out: sampling more groups than needed ahead of time, as DAPO does to keep its engine busy.
 """

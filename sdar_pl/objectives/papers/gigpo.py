@@ -18,7 +18,8 @@ from sdar_pl.objectives.group_statistics import Scale, Unit, standardise
 class GiGPOAdvantage(GroupAdvantage):
     """GiGPO's advantage A^episode + ω·A^step; A^step compares discounted returns among a group's rows with one anchor.
 
-    A step without another of the same anchor has A^step = 0.
+    A step without another of the same anchor has A^step = 0. The penalty of an invalid step lowers this step's return
+    and no earlier one's, as in the authors' code; A^episode has it as any advantage has (objectives/advantages.py).
 
     Args:
         weight: ω ≥ 0, 1 in the paper.
@@ -42,16 +43,20 @@ class GiGPOAdvantage(GroupAdvantage):
         *,
         anchors: Tensor | None = None,
         step_rewards: Tensor | None = None,
+        step_penalties: Tensor | None = None,
     ) -> Tensor:
         """Advantages [N]. ``anchors`` [N] number the observations; rows of an episode stand in the order of turns.
 
         ``step_rewards`` [N] are the rewards of single turns; None puts the episode's reward on its last row.
+        ``step_penalties`` [N] are the penalties of invalid turns; None: no turn is invalid.
         Raises UserError without ``anchors``.
         """
         if anchors is None:
             raise UserError("data.advantage: GiGPO needs one anchor a row; set data.prompter.history to windowed")
         result = super().__call__(rewards, groups, episodes)
         returns = self.returns(rewards, episodes, step_rewards)
+        if step_penalties is not None:
+            returns -= step_penalties
         for group, anchor in set(zip(groups.tolist(), anchors.tolist(), strict=True)):
             rows = ((groups == group) & (anchors == anchor)).nonzero().flatten()
             if len(rows) > 1:
