@@ -8,6 +8,7 @@ rollout's temperature: the paper's timing. module.py computes them at every opti
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import torch
 from torch import Tensor
@@ -61,7 +62,7 @@ def score(
     if objective.needs_reference:
         set_reference_logprobs(rows, policy, temperature, budget)
     if objective.shapes_iteration and rows:
-        shape_advantages(rows, objective, iteration)
+        shape_advantages(rows, episodes, objective, iteration)
 
 
 # ---------------------------------------------------------------------- advantages
@@ -115,11 +116,12 @@ def step_anchors(rows: Sequence[Row], episodes: Sequence[Episode]) -> dict[str, 
     return {"anchors": torch.tensor(anchors), **tensors}
 
 
-def shape_advantages(rows: Sequence[Row], objective: Objective, iteration: int) -> None:
+def shape_advantages(rows: Sequence[Row], episodes: Sequence[Episode], objective: Objective, iteration: int) -> None:
     """Token advantages that depend on several rows of an iteration (AgentOPSD, GRSD), from their old log-probs."""
     batch = collate(rows)
     assert batch.old_logprobs is not None
-    shaped = objective.shape(batch.loss_inputs(batch.old_logprobs, iteration=iteration))
+    success = torch.tensor([episodes[row.episode].success for row in rows])
+    shaped = objective.shape(replace(batch.loss_inputs(batch.old_logprobs, iteration=iteration), success=success))
     for row, values in zip(rows, shaped.tolist(), strict=True):
         row.advantages = values[: len(row.positions)]
 

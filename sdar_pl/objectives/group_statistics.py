@@ -23,6 +23,19 @@ def first_rows(episodes: Tensor) -> tuple[Tensor, Tensor]:
     return first, torch.tensor([place[episode] for episode in ids], device=episodes.device)
 
 
+def success_rates(success: Tensor, groups: Tensor, episodes: Tensor) -> Tensor:
+    """The share [N] of successful episodes in each row's group; ``success`` [N] is that of the row's episode.
+
+    An episode counts once, however many rows it has.
+    """
+    rates = torch.zeros(len(groups), device=groups.device)
+    for group in set(groups.tolist()):
+        rows = (groups == group).nonzero().flatten()
+        first, _ = first_rows(episodes[rows])
+        rates[rows] = success[rows][first].to(rates.dtype).mean()
+    return rates
+
+
 def standardise(values: Tensor, samples: Tensor, *, scale: Scale = "std") -> Tensor:
     """``values`` − mean of the ``samples``, with ``std`` also divided by their deviation (1 for one sample) + 1e-6."""
     centred = values - samples.mean()

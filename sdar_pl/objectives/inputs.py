@@ -41,6 +41,7 @@ class LossInputs:
     iteration: int = 0  # from 0, for schedules
     episodes: Tensor | None = None  # [B] long, the row's episode; for shapers that compare rows
     groups: Tensor | None = None  # [B] long, the row's group; for shapers that compare rows
+    success: Tensor | None = None  # [B] bool, whether the row's episode fulfilled its task; likewise
     shaped: bool = False  # whether ``advantages`` already come from Objective.shape
 
     @property

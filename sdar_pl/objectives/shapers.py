@@ -5,7 +5,9 @@ from __future__ import annotations
 from torch import Tensor
 
 from sdar_pl.checks import between
+from sdar_pl.errors import UserError
 from sdar_pl.objectives.functional import rlsd_advantages
+from sdar_pl.objectives.group_statistics import success_rates
 from sdar_pl.objectives.inputs import LossInputs
 from sdar_pl.objectives.schedules import Linear, Schedule
 
@@ -16,13 +18,23 @@ class AdvantageShaper:
     """Base class: ``shaper(inputs)`` returns the token advantages [B, R], detached. ``inputs`` always have a teacher.
 
     ``across_rows`` says that the shaper compares rows of an episode or a group, which micro-batches split. The trainer
-    then calls Objective.shape once an iteration on all rows, with ``old_logprobs``, ``episodes`` and ``groups``.
+    then calls Objective.shape once an iteration on all rows, with ``old_logprobs``, ``episodes``, ``groups`` and
+    ``success``.
     """
 
     across_rows: bool = False
 
     def __call__(self, inputs: LossInputs) -> Tensor:
         raise NotImplementedError
+
+    def success_rates(self, inputs: LossInputs) -> Tensor:
+        """The success rate [B] of each row's group. Raises UserError if ``inputs`` lack what it is made of."""
+        if inputs.episodes is None or inputs.groups is None or inputs.success is None:
+            raise UserError(
+                f"{KEY}: {type(self).__name__} needs the episode, group and success of each row; give "
+                "LossInputs.episodes, groups and success"
+            )
+        return success_rates(inputs.success, inputs.groups, inputs.episodes)
 
 
 class RLSDShaper(AdvantageShaper):

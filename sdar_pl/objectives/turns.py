@@ -1,4 +1,4 @@
-"""Sums and means over the turns of a row, for methods that weigh turns and not tokens."""
+"""Sums, means and medians over the turns of a row, for methods that weigh turns and not tokens."""
 
 from __future__ import annotations
 
@@ -20,3 +20,16 @@ def turn_mean(values: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
     """Mean of ``values`` [B, R] over each turn of a row, at each of its tokens [B, R]."""
     count = turn_sum(torch.ones_like(values), turns, mask)
     return turn_sum(values, turns, mask) / count.clamp(min=1)
+
+
+def turn_median(values: Tensor, turns: Tensor, mask: Tensor) -> Tensor:
+    """Median of ``values`` [B, R] over each turn of a row, at each of its tokens [B, R].
+
+    The median of an even number of tokens is the mean of the middle two.
+    """
+    result = torch.zeros_like(values)
+    for turn in set(turns[mask > 0].tolist()):
+        own = (turns == turn) & (mask > 0)
+        median = values.masked_fill(~own, torch.nan).nanquantile(0.5, dim=1, keepdim=True)
+        result = torch.where(own, median, result)
+    return result

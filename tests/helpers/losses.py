@@ -41,6 +41,7 @@ def example(rows: int = 6, seed: int = 0, dtype: torch.dtype = torch.float32) ->
         iteration=3,
         episodes=torch.tensor([0, 0, 1, 1, 2, 3])[:rows],
         groups=torch.tensor([0, 0, 0, 0, 1, 1])[:rows],
+        success=torch.tensor([True, True, False, False, True, False])[:rows],
     )
 
 

@@ -113,9 +113,9 @@ def test_agent_opsd_keeps_apart_what_micro_batches_split() -> None:
         (O.CISPOLoss(), {"clip_low": 1.0, "clip_high": 4.0}),
         (O.OPIDShaper(), {"coefficient": 0.001, "clip": None}),
         (O.GiGPOAdvantage(), {"weight": 1.0, "gamma": 0.95}),
-        (O.AgentOPSDShaper(), {"mix": 0.5, "strength": 0.2, "clip": 0.5}),
-        (O.GRSDShaper(), {"coefficient": 0.5, "floor": 0.1}),
-        (O.PCSDGate(), {"beta": 5.0, "gamma": 0.5, "window": 8}),
+        (O.AgentOPSDShaper(), {"mix": 0.5, "strength": 0.2, "clip": 0.2}),
+        (O.GRSDShaper(), {"coefficient": 0.5, "floor": 0.1, "clip": 0.2}),
+        (O.PCSDGate(), {"beta": 5.0, "gamma": 0.5, "window": 8, "decay": 0.9}),
     ],
     ids=lambda part: type(part).__name__,
 )

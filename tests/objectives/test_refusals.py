@@ -41,6 +41,7 @@ LOWER: list[tuple[Callable[..., Any], str, str, float, float, str]] = [
     (O.PCSDGate, "beta", "model.objective.distillation.gate", -1, 0, "≥ 0"),
     (O.PCSDGate, "gamma", "model.objective.distillation.gate", -1, 0, "≥ 0"),
     (O.PCSDGate, "window", "model.objective.distillation.gate", 0, 1, "≥ 1"),
+    (O.PCSDGate, "decay", "model.objective.distillation.gate", 1.1, 1, "> 0 and ≤ 1"),
     (O.Signed, "clip", "model.objective.distillation.estimator", -1, 0, "≥ 0"),
     (O.TopKDivergence, "k", "model.objective.distillation.estimator", 0, 1, "≥ 1"),
     (O.Constant, "value", "model.objective.distillation.schedule", -1, 0, "≥ 0"),
@@ -54,6 +55,7 @@ LOWER: list[tuple[Callable[..., Any], str, str, float, float, str]] = [
     (O.AgentOPSDShaper, "clip", "model.objective.shaper", -0.1, 0, "≥ 0 and ≤ 1"),
     (O.GRSDShaper, "coefficient", "model.objective.shaper", -0.1, 0, "≥ 0"),
     (O.GRSDShaper, "floor", "model.objective.shaper", -0.1, 0, "≥ 0 and ≤ 1"),
+    (O.GRSDShaper, "clip", "model.objective.shaper", -0.1, 0, "≥ 0"),
     (O.OPIDShaper, "coefficient", "model.objective.shaper", -0.1, 0, "≥ 0"),
     (O.OPIDShaper, "clip", "model.objective.shaper", -0.1, 0, "≥ 0"),
     (O.GiGPOAdvantage, "weight", "data.advantage", -0.1, 0, "≥ 0"),
@@ -117,8 +119,15 @@ def without(**fields: None) -> O.LossInputs:
         (lambda: O.BatchAdvantage().validate(1), "or set data.advantage.baseline to none"),
         (lambda: O.BatchAdvantage().validate(2), None),
         (lambda: O.BatchAdvantage("none").validate(1), None),
-        (lambda: shaped(O.GRSDShaper(), without(groups=None)), "needs the group of each row"),
-        (lambda: shaped(O.AgentOPSDShaper(), without(episodes=None)), "needs the episode of each row"),
+        (
+            lambda: shaped(O.GRSDShaper(), without(groups=None)),
+            "GRSDShaper needs the episode, group and success of each row",
+        ),
+        (lambda: shaped(O.GRSDShaper(), without(success=None)), "give LossInputs.episodes, groups and success"),
+        (
+            lambda: shaped(O.AgentOPSDShaper(), without(episodes=None)),
+            "needs the episode, group and success of each row",
+        ),
     ],
 )
 def test_nonsense_is_refused_in_one_line_and_sense_is_not(make: Callable[[], object], line: str | None) -> None:

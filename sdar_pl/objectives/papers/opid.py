@@ -1,7 +1,9 @@
 """OPID, on-policy skill distillation (2606.26790): the gap is added to the advantage.
 
-In the paper the privileged context is hindsight skills of the episode and of critical steps; such a context provider is
-left out.
+Formula and number are those of the authors' code (jinyangwu/OPID, its training scripts): the gap neither normalised nor
+clipped, 0.001 for skills of the episode and of a step alike. Left out: their privileged context. A second language
+model writes a skill for the whole episode and up to five for single steps; a step reads its own skill if it has one,
+otherwise the episode's. Nearest here: configs/contexts/hindsight.yaml.
 """
 
 from __future__ import annotations
@@ -21,8 +23,8 @@ class OPIDShaper(AdvantageShaper):
     On-policy, the addition is the policy gradient of η·(reverse KL to the teacher), under the policy loss's own clip.
 
     Args:
-        coefficient: η ≥ 0, 0.001 in the paper.
-        clip: bound ≥ 0 on |Δ|, in nats; null, our default: no bound.
+        coefficient: η ≥ 0; 0.001 in the paper.
+        clip: bound ≥ 0 on |Δ|, in nats; null, as in the authors' scripts: no bound.
         schedule: factor on η at each iteration.
     """
 
