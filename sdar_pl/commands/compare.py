@@ -37,6 +37,7 @@ from sdar_pl.errors import UserError
 from sdar_pl.reports.comparison import Run
 from sdar_pl.reports.comparison_files import in_brief, report
 from sdar_pl.runtime.messages import PlainParser, read_yaml
+from sdar_pl.runtime.run_lock import FolderInUseError, locked
 
 FIT = (sys.executable, "-m", "sdar_pl", "fit")
 
@@ -50,10 +51,13 @@ def main(arguments: Sequence[str], fit: Sequence[str] = FIT) -> int:
     try:
         check_overrides(cells, fit)
         options.out.mkdir(parents=True, exist_ok=True)
-        done, failed, stopped = run_all(cells, fit, console)
-        if done:
-            names = list(dict.fromkeys(cell.method.name for cell in cells))
-            report(done, names, options.out, "python -m sdar_pl compare " + shlex.join(arguments), console)
+        with locked(options.out):
+            done, failed, stopped = run_all(cells, fit, console)
+            if done:
+                names = list(dict.fromkeys(cell.method.name for cell in cells))
+                report(done, names, options.out, "python -m sdar_pl compare " + shlex.join(arguments), console)
+    except FolderInUseError as error:
+        raise UserError(f"--out: {error}; wait for its end, or give another folder") from error
     except OSError as error:
         raise UserError(f"--out: cannot write to {options.out}: {error.strerror}; give another folder") from error
     except KeyboardInterrupt:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from transformers.utils import logging as transformers_logging
 
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO
+from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.messages import shorten, user_error_behind
 from sdar_pl.runtime.metrics_csv import MetricsCSV
 from sdar_pl.runtime.processes import GUARD
@@ -65,8 +67,8 @@ def launch(
             module,
             data,
             trainer_defaults=TRAINER_DEFAULTS,
-            save_config_callback=SaveConfigCallback,
-            save_config_kwargs={"overwrite": True},
+            save_config_callback=SavedConfig,
+            save_config_kwargs={"save_to_log_dir": False},
             seed_everything_default=0,
             auto_configure_optimizers=False,
             load_from_checkpoint_support=False,
@@ -85,6 +87,19 @@ class Parser(LightningArgumentParser):
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
         raise UserError(shorten(message)) from ex
+
+
+class SavedConfig(SaveConfigCallback):
+    """Writes the configuration to ``config.yaml`` in the run folder, atomically.
+
+    ``ckpt_path`` is left out: a run that is started from this file is a new run.
+    """
+
+    def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        config = self.config.clone()
+        config.ckpt_path = None
+        with replacing(Path(trainer.default_root_dir, self.config_filename)) as partial:
+            self.parser.save(config, str(partial), skip_none=False, multifile=False)
 
 
 class CommandLine(LightningCLI):
@@ -112,15 +127,20 @@ class TrainerCommandLine(CommandLine):
     def __init__(self, *arguments: Any, default_callbacks: Sequence[type[Callback]] = (), **options: Any) -> None:
         self.default_callbacks = default_callbacks
         self.run_folder = Path()
-        super().__init__(*arguments, **options)  # runs the subcommand
+        with ExitStack() as self.until_end:
+            super().__init__(*arguments, **options)  # runs the subcommand
 
     def before_instantiate_classes(self) -> None:
         """Choose the run folder and the checkpoint to resume from."""
-        config = self.config[self.subcommand]
-        self.run_folder = run_folder(config, resumed=config.get("ckpt_path"))
-        if config.get("ckpt_path"):
-            config.ckpt_path = checkpoint_path(self.run_folder, str(config.ckpt_path))
-        if self.subcommand == "fit":
+        config, training = self.config[self.subcommand], self.subcommand == "fit"
+        wanted = config.get("ckpt_path")
+        self.run_folder = run_folder(config, wanted, self.until_end, training)
+        config.run = self.run_folder.name  # in config.yaml, so that the run is found by it
+        if wanted:
+            config.ckpt_path = checkpoint_path(self.run_folder, str(wanted))
+            if wanted in ("last", "best") and not GUARD.is_child:
+                print(f"ckpt_path: {wanted} is {config.ckpt_path}", flush=True)
+        if training:
             GUARD.resume = resume_command(self.run_folder)
 
     def _parse_ckpt_path(self) -> None:

@@ -18,6 +18,7 @@ from helpers.comparisons import House
 from sdar_pl.cli import main as command_line
 from sdar_pl.commands.compare import cells_to_run, main, parse
 from sdar_pl.errors import UserError
+from sdar_pl.runtime.run_lock import locked
 
 
 def test_a_finished_cell_is_kept(house: House, capsys: pytest.CaptureFixture[str]) -> None:
@@ -192,6 +193,13 @@ def test_a_folder_that_cannot_be_written(house: House) -> None:
     house.out.write_text("a file")
     with pytest.raises(UserError, match="--out: cannot write to"):
         house.run()
+
+
+def test_a_folder_that_another_comparison_writes_to(house: House) -> None:
+    house.out.mkdir()
+    with locked(house.out), pytest.raises(UserError, match=rf"--out: {house.out} is in use by process {os.getpid()} "):
+        house.run()
+    assert not house.calls()
 
 
 @pytest.mark.slow
