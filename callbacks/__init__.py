@@ -13,6 +13,7 @@ from sdar_pl.callbacks.progress import Progress
 from sdar_pl.callbacks.summary import Summary
 from sdar_pl.callbacks.teacher_panel import TeacherPanel
 from sdar_pl.callbacks.throughput import Throughput
+from sdar_pl.callbacks.watchdog import Watchdog
 
 __all__ = [
     "DEFAULT",
@@ -24,7 +25,8 @@ __all__ = [
     "Summary",
     "TeacherPanel",
     "Throughput",
+    "Watchdog",
 ]
 
 #: callbacks of every run, in the order in which Lightning calls them
-DEFAULT = (GateStats, EpisodeLog, Throughput, Progress, Summary, EvaluationTable, Checkpoints)
+DEFAULT = (GateStats, EpisodeLog, Throughput, Progress, Summary, EvaluationTable, Watchdog, Checkpoints)

@@ -196,13 +196,18 @@ def row_of(
     }
 
 
+def level(gate: float) -> str:
+    """The mark of a gate; "?" for one that is not finite."""
+    return LEVELS[min(7, max(0, int(gate * 8)))] if math.isfinite(gate) else "?"
+
+
 def rendered(episode: Episode, number: int, records: Records, decode: Any) -> str:
     """An episode as Markdown: observations, and the responses with each token's gate behind it, from ▁ (0) to █ (1)."""
     outcome = "success" if episode.success else "no success"
     lines = [f"> {line}" for line in episode.first.text.splitlines()]
     for i, turn in enumerate(episode.turns):
         gates = records.get((number, i), {}).get("gate")
-        marks = [LEVELS[min(7, max(0, int(gate * 8)))] for gate in gates or []] or [""] * len(turn.response)
+        marks = [level(gate) for gate in gates or []] or [""] * len(turn.response)
         response = "".join(decode([token]) + mark for token, mark in zip(turn.response, marks, strict=True))
         lines += ["", f"{i + 1}. {response.strip()}", *(f"> {line}" for line in turn.observation.text.splitlines())]
     # Indented, so that the text of a model or an environment is not interpreted as Markdown.

@@ -68,7 +68,8 @@ class GateStats(L.Callback):
         for name, parts in self.tokens.items():
             if name in outputs["tokens"]:
                 values = outputs["tokens"][name].float()
-                parts.append(torch.stack([values, batch.turns.float(), batch.advantages.float()])[:, inside].cpu())
+                known = inside & values.isfinite()
+                parts.append(torch.stack([values, batch.turns.float(), batch.advantages.float()])[:, known].cpu())
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         means = Means().to(trainer.strategy.root_device)

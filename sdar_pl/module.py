@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Literal
 
 import lightning as L
@@ -16,13 +17,18 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from sdar_pl.batch import Batch
+from sdar_pl.checks import at_least
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import Objective
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.checkpoint_files import RUN_FINGERPRINT, fingerprint_of_run, refuse_mismatch
+from sdar_pl.runtime.finite import spread_to_gradient
+from sdar_pl.runtime.finite_steps import FiniteSteps
 from sdar_pl.runtime.means import Means
 from sdar_pl.runtime.metrics_csv import MetricsCSV
+from sdar_pl.sampling.anomalies import Anomalies
+from sdar_pl.sampling.figures import figures
 from sdar_pl.sampling.tasks import UPDATE
 from sdar_pl.teachers import Current, Teacher
 from sdar_pl.types import Episode, Task
@@ -44,6 +50,8 @@ class SDARModule(L.LightningModule):
         temperature: sampling temperature of the rollout (linked to data.sampling.temperature).
         importance_cap: correct the mismatch between engine and trainer by truncated importance sampling with this cap
             (null: no correction; the mismatch is always logged).
+        max_skipped_steps: end the run when this many optimizer steps in a row, ≥ 1, were skipped because loss or
+            gradient is not finite (null: never).
     """
 
     def __init__(
@@ -56,6 +64,7 @@ class SDARModule(L.LightningModule):
         teacher_refresh: Literal["iteration", "step"] = "iteration",
         temperature: float = 1.0,
         importance_cap: float | None = None,
+        max_skipped_steps: int | None = 3,
     ) -> None:
         super().__init__()
         if objective.needs_reference and policy.lora is None:
@@ -76,6 +85,8 @@ class SDARModule(L.LightningModule):
         self.strict_loading = False  # checkpoints hold trainable parameters only
         self.means, self.evaluation_means = Means(), Means()
         self.empty = False  # whether the optimizer step has no token on any rank
+        self.steps = FiniteSteps(at_least("model.max_skipped_steps", max_skipped_steps, 1))
+        self.anomalies = Anomalies()
 
     # ------------------------------------------------------------------ set-up
 
@@ -132,6 +143,10 @@ class SDARModule(L.LightningModule):
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
         self.empty = batch.total_tokens == 0
+        if batch_idx % self.trainer.accumulate_grad_batches == 0:
+            number = batch_idx // self.trainer.accumulate_grad_batches + 1
+            self.steps.begin(self.trainer.current_epoch + 1, number)
+            self.anomalies.begin_step()
         if batch_idx == 0:  # dropout's stream belongs to the iteration, so that a resumed run draws the same
             seeds = [self.data.seed, UPDATE, self.trainer.current_epoch, self.trainer.global_rank]
             torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
@@ -169,8 +184,9 @@ class SDARModule(L.LightningModule):
         for name, values in records.items():
             if values is not None:
                 self.means.update(name, values, batch.mask)
+        self.anomalies.saw(batch_idx, outputs.loss, student, batch.teacher_logprobs)
         # Lightning divides by the number of micro-batches; the objective has divided by the step's tokens already.
-        return {"loss": outputs.loss * micro_batches, "tokens": outputs.tokens}
+        return {"loss": spread_to_gradient(outputs.loss * micro_batches), "tokens": outputs.tokens}
 
     def _read_as_teacher(self, batch: Batch, teacher_batch: Batch) -> Batch:
         """The batch with the teacher's log-probs under the weights of this optimizer step.
@@ -186,13 +202,30 @@ class SDARModule(L.LightningModule):
     def optimizer_step(
         self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
     ) -> None:
-        """Skip a step without tokens: even without a gradient, momentum and weight decay would move the weights."""
+        """Leave out a step without tokens: even without a gradient, momentum and weight decay would move the weights.
+
+        A step whose gradients are not finite has none any more when the optimizer reads them.
+        """
         if self.empty:
             assert optimizer_closure is not None
             optimizer_closure()  # backward is collective
             return
         super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
-        self.teacher.follow(self.policy)
+        if not self.steps.skipped:
+            self.steps.check_weights(self.trainer, self.policy.trained())
+            self.teacher.follow(self.policy)
+
+    def on_before_optimizer_step(self, optimizer: Any) -> None:
+        """Runs between backward and clipping, gradients unscaled."""
+        if not self.empty:
+            assert self.data.iteration is not None
+            keep = partial(self.anomalies.write, self.data.iteration)
+            self.steps.check_gradients(self.trainer, optimizer, self.policy.trained(), keep)
+
+    def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
+        """The schedule counts the optimizer steps that were made."""
+        if not (self.empty or self.steps.skipped):
+            super().lr_scheduler_step(scheduler, metric)
 
     def on_train_start(self) -> None:
         for logger in self.loggers:
@@ -208,18 +241,9 @@ class SDARModule(L.LightningModule):
         """Log the iteration: token-weighted, over all of its micro-batches and all ranks."""
         iteration = self.data.iteration
         assert iteration is not None
-        for episode in [*iteration.episodes, *iteration.dropped]:
-            self.means.update("train/success", float(episode.success))
-            self.means.update("train/reward", episode.reward)
-            self.means.update("episode/turns", float(len(episode.turns)))
-            self.means.update("rollout/overflow", float(episode.overflow))
-            for turn in episode.turns:
-                self.means.update("train/valid_action", float(turn.valid))
-        ranks = self.trainer.world_size  # Means averages over ranks; times their number gives the sum
-        self.means.update("rollout/failed", float(len(iteration.failed) * ranks))
-        if self.data.max_refills:
-            self.means.update("rollout/dropped_groups", float(iteration.dropped_groups * ranks))
-            self.means.update("rollout/refills", float(iteration.refills * ranks))
+        for name, value in figures(iteration, refilled=self.data.max_refills > 0):
+            self.means.update(name, value)
+        self.means.update("policy/skipped_steps", float(self.steps.of_iteration))
         self.write(self.means.compute())
         self.means.reset()
 

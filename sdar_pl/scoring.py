@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 
 from sdar_pl.batch import Row, collate, pack
+from sdar_pl.errors import UserError
 from sdar_pl.modeling.logprobs import LogProbs
 from sdar_pl.objectives import Advantage, Objective
 from sdar_pl.policy import Policy
+from sdar_pl.runtime.finite import blame
 from sdar_pl.runtime.ranks import all_gather, rank
 from sdar_pl.teachers import Teacher
 from sdar_pl.types import Episode
@@ -131,14 +133,14 @@ def shape_advantages(rows: Sequence[Row], episodes: Sequence[Episode], objective
 
 def set_old_logprobs(rows: Sequence[Row], policy: Policy, temperature: float, budget: int) -> None:
     """Old log-probs: the policy's own, before the first update of the iteration."""
-    for row, logprobs in zip(rows, _forward(rows, policy, temperature, budget), strict=True):
+    for row, logprobs in zip(rows, _forward("old", rows, policy, temperature, budget), strict=True):
         row.old_logprobs = logprobs.values.tolist()
 
 
 def set_reference_logprobs(rows: Sequence[Row], policy: Policy, temperature: float, budget: int) -> None:
     """Reference log-probs: the same rows with the adapters off. Raises ``UserError`` without adapters."""
     with policy.reference():
-        for row, logprobs in zip(rows, _forward(rows, policy, temperature, budget), strict=True):
+        for row, logprobs in zip(rows, _forward("reference", rows, policy, temperature, budget), strict=True):
             row.reference_logprobs = logprobs.values.tolist()
 
 
@@ -151,19 +153,30 @@ def set_teacher_logprobs(
     """
     with teacher.view(policy):
         sequences = [row.as_teacher() for row in rows]
-        for row, logprobs in zip(rows, _forward(sequences, policy, temperature, budget, top_k), strict=True):
+        found = _forward("teacher's", sequences, policy, temperature, budget, top_k)
+        for row, logprobs in zip(rows, found, strict=True):
             row.teacher_logprobs = logprobs.values.tolist()
             row.top_tokens, row.teacher_top = logprobs.top_tokens, logprobs.top
 
 
-def _forward(rows: Sequence[Row], policy: Policy, temperature: float, budget: int, top_k: int = 0) -> list[LogProbs]:
-    """Log-probs of each row's response tokens, on the CPU and without padding; in eval mode, without gradient."""
+def _forward(
+    whose: str, rows: Sequence[Row], policy: Policy, temperature: float, budget: int, top_k: int = 0
+) -> list[LogProbs]:
+    """Log-probs of each row's response tokens, on the CPU and without padding; in eval mode, without gradient.
+
+    Raises ``UserError`` for a log-prob that is not finite; ``whose`` log-probs they are, for its message.
+    """
     results: dict[int, LogProbs] = {}
     with policy.evaluating():
         for chunk in pack(rows, budget):
             batch = collate([rows[i] for i in chunk]).to(policy.device)
             values, _, top, top_tokens = policy.logprobs(batch, temperature=temperature, top=top_k or None)
             values = values.cpu()
+            if not values.isfinite().all():
+                raise UserError(
+                    f"model.policy: {whose} log-probs are not finite: {blame(policy)}; use weights that are, or go on "
+                    "from an earlier checkpoint with a lower learning rate"
+                )
             top, top_tokens = (None if part is None else part.cpu() for part in (top, top_tokens))
             for place, i in enumerate(chunk):
                 real = (place, slice(len(rows[i].positions)))

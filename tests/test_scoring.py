@@ -225,3 +225,17 @@ def test_an_objective_is_given_what_it_reads(
     assert signs == {(0, -1.0), (1, 1.0), (2, -1.0), (3, 1.0)}
     shaped = any(len(set(row.advantages)) > 1 for row in rows)
     assert shaped is objective.shapes_iteration, "only a shaper makes them differ within an episode"
+
+
+@pytest.mark.parametrize("whose", ["old", "teacher's", "reference"])
+def test_log_probs_that_are_not_finite_are_refused(whose: str, make_policy: MakePolicy) -> None:
+    policy = make_policy()
+    rows = played(policy, "windowed")
+    name, weight = next(pair for pair in policy.named_parameters() if "layers.1.mlp" in pair[0])
+    assert not weight.requires_grad, "of the base, which every view has"
+    with torch.no_grad():
+        weight[0, 0] = torch.nan
+    options: dict[str, Any] = {"teacher": Current()} if whose == "teacher's" else {whose: True}
+    expected = f"^model.policy: {whose} log-probs are not finite: weights are not finite \\({name}\\); "
+    with pytest.raises(UserError, match=expected):
+        fill(policy, rows, **options)

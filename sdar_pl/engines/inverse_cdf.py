@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -19,6 +20,8 @@ def draw(logits: Tensor, uniforms: Sequence[float], sampling: Sampling) -> tuple
 
     The log-probs are under softmax(logits / temperature), before top-k and top-p. At temperature 0 the tokens are the
     likeliest, the numbers are not used, and the log-probs are those of temperature 1.
+
+    Raises ``FloatingPointError`` where a row has a NaN or +∞ among its logits.
     """
     logprobs = (logits / (sampling.temperature or 1.0)).log_softmax(-1)
     if sampling.temperature == 0:
@@ -31,7 +34,11 @@ def draw(logits: Tensor, uniforms: Sequence[float], sampling: Sampling) -> tuple
         # u close to 1 may fall past the last token that has probability.
         last = probs.shape[-1] - 1 - (probs.flip(-1) > 0).to(torch.int8).argmax(-1)
         tokens = tokens.minimum(last)
-    return tokens.tolist(), logprobs.gather(-1, tokens[:, None]).squeeze(1).tolist()
+    # One such logit makes every log-prob of its row NaN or -∞.
+    drawn = logprobs.gather(-1, tokens[:, None]).squeeze(1).tolist()
+    if not all(map(math.isfinite, drawn)):
+        raise FloatingPointError("logits are not finite")
+    return tokens.tolist(), drawn
 
 
 def truncate(logprobs: Tensor, sampling: Sampling) -> Tensor:

@@ -24,6 +24,7 @@ from sdar_pl.errors import UserError
 from sdar_pl.modeling.memory import Memory, prefill_bytes
 from sdar_pl.modeling.skeleton import Skeleton
 from sdar_pl.policy import Policy
+from sdar_pl.runtime.finite import blame
 
 #: rows leave the decoding batch once this share of it has finished (leaving copies the cache)
 LEAVE_SHARE = 0.25
@@ -212,9 +213,16 @@ class TransformersEngine(Engine):
         self, logits: Tensor, rows: Sequence[Request], running: Sequence[bool], sampling: Sampling
     ) -> tuple[list[int], list[float]]:
         """A token and its log-prob for every row. Rows that have ended draw nothing from their streams."""
+        assert self._policy is not None
         random = sampling.temperature > 0
         uniforms = [row.stream.random() if random and alive else 0.5 for row, alive in zip(rows, running, strict=True)]
-        return draw(logits, uniforms, sampling)
+        try:
+            return draw(logits, uniforms, sampling)
+        except FloatingPointError as error:
+            raise UserError(
+                f"model.policy: no token can be drawn, the logits are not finite: {blame(self._policy)}; use weights "
+                "that are, or go on from an earlier checkpoint with a lower learning rate"
+            ) from error
 
     def _keep(self, ended: Sequence[tuple[Request, Completion]], block: Block, places: list[int]) -> None:
         """Remember the rows of ``block`` at ``places`` for the next turns of the sessions that have ended theirs."""

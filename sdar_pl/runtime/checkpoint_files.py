@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from torch import Tensor
 
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.files import replacing
+from sdar_pl.runtime.finite import in_words, not_finite
 from sdar_pl.runtime.processes import GUARD
 
 #: key of the run's fingerprint in a checkpoint
@@ -33,8 +35,14 @@ class SafeCheckpointIO(TorchCheckpointIO):
     """Lightning's plugin for checkpoints, with atomic writes that a first Ctrl-C does not interrupt."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        """Raises ``UserError`` if the checkpoint cannot be written; an earlier file of that name stays."""
+        """Raises ``UserError`` if the checkpoint cannot be written or holds weights that are not finite; an earlier
+        file of that name stays."""
         target = Path(path)
+        if names := not_finite(weights_of(checkpoint)):
+            raise UserError(
+                f"checkpoint: {target} is not written, as its weights are not finite ({in_words(names)}); lower "
+                "model.optimizer's learning rate and go on from the one before"
+            )
         with GUARD.defer():
             try:
                 with replacing(target) as partial, partial.open("wb") as file:
@@ -75,6 +83,8 @@ def checkpoint_problem(path: Path) -> str:
         return f"it cannot be read ({type(error).__name__})"
     if not isinstance(checkpoint, dict) or RUN_FINGERPRINT not in checkpoint:
         return "it is not a checkpoint of sdar_pl"
+    if names := not_finite(weights_of(checkpoint)):
+        return f"its weights are not finite ({in_words(names)})"
     return ""
 
 
@@ -98,6 +108,12 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """The content of a checkpoint file, on the CPU. No code in the file runs."""
     checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     return checkpoint
+
+
+def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
+    """The trained weights of a checkpoint and its teacher's."""
+    teacher = {f"teacher.{name}": tensor for name, tensor in checkpoint.get("teacher", {}).items()}
+    return {**checkpoint.get("state_dict", {}), **teacher}
 
 
 # ---------------------------------------------------------------------- fingerprint

@@ -37,12 +37,13 @@ class Means(Metric):
         self.add_state("sums", torch.zeros(0, 2, dtype=torch.float64), dist_reduce_fx="sum")
 
     def update(self, name: str, value: Tensor | float, weight: Tensor | float = 1.0) -> None:
-        """Add values with their weights: tensors of one shape, or numbers. A value with weight 0 may be NaN."""
+        """Add values with their weights: tensors of one shape, or numbers. Values that are not finite are left out."""
         value = torch.as_tensor(value, device=self.sums.device).double()
         weight = torch.as_tensor(weight, device=self.sums.device).double().expand_as(value)
         if name not in self.names:
             self._hold([*self.names, name])
-        self.sums[self.names.index(name)] += torch.stack([(value * weight).where(weight != 0, 0.0).sum(), weight.sum()])
+        value, weight = (part.where(value.isfinite(), 0.0) for part in (value, weight))
+        self.sums[self.names.index(name)] += torch.stack([(value * weight).sum(), weight.sum()])
 
     def compute(self) -> dict[str, float]:
         """The means over all updates since the last ``reset``, and over all ranks. Collective."""

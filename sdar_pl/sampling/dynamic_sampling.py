@@ -38,6 +38,14 @@ class Rollout:
     refills: int = 0
 
 
+def equal_groups(episodes: Iterable[Episode]) -> list[bool]:
+    """For each group that was played, whether its rewards are all equal."""
+    rewards: dict[tuple[int, str], set[float]] = {}
+    for episode in episodes:  # a refill has the number of the group in whose place it is
+        rewards.setdefault((episode.group, episode.task.id), set()).add(episode.reward)
+    return [len(seen) < 2 for seen in rewards.values()]
+
+
 def roll_out(play_groups: PlayGroups, groups: Iterable[int], max_refills: int = 0) -> Rollout:
     """Play every group once; with ``max_refills``, replace groups whose rewards are all equal.
 

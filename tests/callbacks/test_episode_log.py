@@ -58,7 +58,13 @@ def test_an_episode_as_json() -> None:
 
 @pytest.mark.parametrize(
     ("gates", "text"),
-    [([0.0, 1.0], "1. t65▁t66█"), ([0.124, 0.126], "1. t65▁t66▂"), ([-0.5, 1.5], "1. t65▁t66█"), (None, "1. t65t66")],
+    [
+        ([0.0, 1.0], "1. t65▁t66█"),
+        ([0.124, 0.126], "1. t65▁t66▂"),
+        ([-0.5, 1.5], "1. t65▁t66█"),
+        ([float("nan"), 1.0], "1. t65?t66█"),
+        (None, "1. t65t66"),
+    ],
 )
 def test_marks_show_the_gates(gates: list[float] | None, text: str) -> None:
     records: Records = {(0, 0): {"gate": gates}} if gates else {}

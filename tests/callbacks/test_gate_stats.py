@@ -60,6 +60,11 @@ def test_rounding_errors_are_neither_negative_nor_active(gate_stats: Callable[..
     assert figures["gate/active"] == figures["gap/negative_fraction"] == 0.5
 
 
+def test_values_that_are_not_finite_are_left_out(gate_stats: Callable[..., dict[str, float]]) -> None:
+    figures = gate_stats(([row(0, [0, 0, 0], [1.0] * 3)], {"gate": [[0.2, float("nan"), 0.6]]}))
+    assert figures["gate/mean"] == pytest.approx(0.4)
+
+
 def test_without_a_teacher_nothing_is_logged(gate_stats: Callable[..., dict[str, float]]) -> None:
     assert gate_stats(([row(0, [0, 0, 0], [1.0] * 3)], {})) == {}
 

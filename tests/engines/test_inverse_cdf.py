@@ -86,3 +86,18 @@ def test_draws_follow_the_distribution(make_policy: Callable[..., Policy], optio
 def test_bad_sampling(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"sampling.{next(iter(wrong))}"):
         Sampling(**wrong)
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.0])
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf])
+def test_logits_that_are_not_finite_draw_nothing(bad: float, temperature: float) -> None:
+    logits = torch.zeros(3, 5)
+    logits[1, 4] = bad
+    with pytest.raises(FloatingPointError):
+        draw(logits, [0.1] * 3, Sampling(temperature=temperature))
+
+
+def test_a_token_that_is_ruled_out_is_no_error() -> None:
+    logits = torch.zeros(2, 5)
+    logits[:, 0] = -torch.inf
+    assert 0 not in draw(logits, [0.0, 0.9], Sampling())[0]

@@ -213,3 +213,21 @@ def test_sliding_windows_are_refused(tmp_path: Any) -> None:
     policy.build()
     with pytest.raises(UserError, match="full attention"):
         TransformersEngine().sync(policy)
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (torch.nan, "weights are not finite (net.base_model.model.model.layers.0.self_attn.q_proj.lora_B"),
+        (1e38, "all weights are finite, so the pass overflows"),
+    ],
+)
+def test_logits_that_are_not_finite_name_their_cause(value: float, words: str, make_policy: MakePolicy) -> None:
+    policy = make_policy()
+    engine = start(policy)
+    weights = [weight for name, weight in policy.trained() if "layers.0.self_attn.q_proj.lora_B" in name]
+    with torch.no_grad():
+        weights[0].fill_(value)
+    with pytest.raises(UserError, match=r"^model\.policy: no token can be drawn, the logits are not finite") as raised:
+        engine.generate(ask([prompt(0, 9)]), HOT)
+    assert words in str(raised.value)

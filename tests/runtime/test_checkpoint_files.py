@@ -40,6 +40,17 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path, monkeypatch: pytest.Mon
     assert [file.name for file in tmp_path.iterdir()] == ["last.ckpt"]
 
 
+@pytest.mark.parametrize("part", ["state_dict", "teacher"])
+def test_weights_that_are_not_finite_leave_the_old_file(part: str, tmp_path: Path) -> None:
+    path = saved(tmp_path / "last.ckpt")
+    weights = {"v": torch.zeros(2), "w": torch.tensor([0.0, torch.inf])}
+    with pytest.raises(UserError, match=r"last\.ckpt is not written, as its weights are not finite \((teacher\.)?w\)"):
+        saved(path, {**GOOD, part: weights})
+    assert not checkpoint_problem(path)
+    torch.save({**GOOD, part: weights}, path)
+    assert checkpoint_problem(path).startswith("its weights are not finite (")
+
+
 def test_a_second_name_is_the_same_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = saved(tmp_path / "iteration-0001.ckpt")
     same_file(path, "last.ckpt")
@@ -77,7 +88,8 @@ def test_what_is_no_checkpoint_is_found_out(how: str, tmp_path: Path) -> None:
 
 def test_foreign_checkpoints_are_found_out(tmp_path: Path) -> None:
     assert checkpoint_problem(saved(tmp_path / "a.ckpt", {"state_dict": {}})) == "it is not a checkpoint of sdar_pl"
-    assert checkpoint_problem(saved(tmp_path / "b.ckpt", [1, 2])) == "it is not a checkpoint of sdar_pl"
+    torch.save([1, 2], tmp_path / "b.ckpt")
+    assert checkpoint_problem(tmp_path / "b.ckpt") == "it is not a checkpoint of sdar_pl"
     assert "cannot be read" in checkpoint_problem(
         saved(tmp_path / "c.ckpt", {"code": Row})
     )  # would run code on loading

@@ -74,3 +74,10 @@ def test_ranks_with_different_names() -> None:
     first = {"another": 7.0, "only on rank 0": 4.0, "shared": 3.0}
     second = {"another": 7.0, "only on rank 0": 4.0, "shared": pytest.approx((1 + 3 + 5 + 22) / 5)}
     assert on_ranks([partial(work, part) for part in updates]) == [[first, second, {}]] * 2
+
+
+def test_values_that_are_not_finite_are_left_out() -> None:
+    means = Means()
+    means.update("a", torch.tensor([1.0, math.nan, math.inf, 3.0]))
+    means.update("b", math.nan)
+    assert means.compute() == {"a": 2.0}
