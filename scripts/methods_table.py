@@ -25,7 +25,9 @@ HEAD = """# Methods
 
 <!-- Made by scripts/methods_table.py from configs/ and docstrings. Do not edit: run it again. -->
 
-A method is one YAML file, put on top of any recipe; keys that it does not set stay as the recipe has them:
+A method is one YAML file, put on top of any recipe. It states every argument of the objective and the advantage, so
+that nothing of the recipe's method stays. Only the weights of the reference KL and of the entropy bonus are the
+recipe's, where the method has these terms:
 
     python -m sdar_pl fit --config configs/quickstart.yaml --config configs/objectives/rlsd.yaml
     python -m sdar_pl compare --config configs/quickstart.yaml --objectives grpo,sdar,rlsd --seeds 5

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -47,3 +48,18 @@ def built(*files: str | Path) -> Namespace:
     """The objects of a method's slots, as scripts/methods_table.py builds them."""
     config: Namespace = methods_table.built(*map(in_configs, files))
     return config
+
+
+def method_of(*configs: str | Path | dict[str, Any]) -> Namespace:
+    """The objects of ``model.objective`` and ``data.advantage``, ``max_refills``, ``train_with_context`` alone.
+
+    A configuration is a file below ``configs/``, or its content.
+    """
+    texts = []
+    for config in configs:
+        content = config if isinstance(config, dict) else yaml.safe_load(in_configs(config).read_text(encoding="utf-8"))
+        data = content.get("data", {})
+        kept = {key: data[key] for key in ("advantage", "max_refills", "train_with_context") if key in data}
+        texts.append(json.dumps({"model": {"objective": content["model"]["objective"]}, "data": kept}))
+    method: Namespace = methods_table.built(*texts)
+    return method
