@@ -1,6 +1,6 @@
 """configs/objectives on top of recipes: the composed objective and advantage are the method's, whatever the recipe has.
 
-The recipe decides the weights of the reference KL and of the entropy bonus, where the method has them, and nothing else.
+The recipe decides the weights of the reference KL and of the entropy bonus, where the method has them, no other value.
 """
 
 from __future__ import annotations
