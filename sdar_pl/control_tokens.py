@@ -17,7 +17,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +27,8 @@ from sdar_pl.types import Observation, Task
 MARK = "\U0010fffd"
 #: Private-use characters, one of which spells the copy's added tokens.
 SPELLINGS = [chr(code) for code in (*range(0x10FFFC, 0xFFFFF, -1), *range(0xFFFFD, 0xEFFFF, -1))]
+#: A pattern that is found nowhere.
+NOTHING = r"(?!)"
 #: Characters a token of a text that is almost certainly over its limit.
 CHARACTERS = 16
 
@@ -38,7 +39,7 @@ class ControlTokens:
     Example::
 
         tokens = ControlTokens(tokenizer)
-        tokens.encode("<|user|>" + tokens.data("say <|end|>") + "<|end|>")  # two control tokens
+        tokens.encode("<|user|>" + tokens.data("the sign reads <|end|>") + "<|end|>")  # two control tokens
 
     Args:
         tokenizer: a tokenizer of transformers that is backed by the library tokenizers ("fast").
@@ -57,44 +58,40 @@ class ControlTokens:
         self._tokens = {t.content: t for t in backend.get_added_tokens_decoder().values() if t.content.strip(" \n\t▁")}
         self._copies: dict[str, Any] = {}
         special = [content for content, token in self._tokens.items() if token.special]
-        found, marked = f"{self._any(self._tokens)}|{MARK}", f"{self._any(special)}"
-        self._data = re.compile(found), re.compile(f"(?={found}).", re.DOTALL)
-        self._wording = re.compile(marked), re.compile(f"(?={marked}).(?!{MARK})", re.DOTALL)
-        template = f"(?P<token>{self._any(self._tokens)})(?!{MARK})"
+        self._data = re.compile("|".join([*map(self._first, self._tokens), MARK]), re.DOTALL)
+        self._wording = re.compile(f"(?:{'|'.join(map(self._first, special)) or NOTHING})(?!{MARK})", re.DOTALL)
+        # Longest first, as the tokenizer finds them.
+        whole = "|".join(map(self._whole, sorted(self._tokens, key=len, reverse=True)))
+        template = f"(?P<token>{whole or NOTHING})(?!{MARK})"
         self._template = re.compile(template), re.compile(f"{template}|(?P<character>.){MARK}", re.DOTALL)
 
-    def _any(self, contents: Iterable[str]) -> str:
-        """A pattern of added tokens, longest first as the tokenizer finds them; of none, one that matches nothing."""
-        patterns = []
-        for content in sorted(contents, key=len, reverse=True):
-            pattern = re.escape(content)
-            patterns.append(rf"(?<!\w){pattern}(?!\w)" if self._tokens[content].single_word else pattern)
-        return "|".join(patterns) or r"(?!)"
+    def _whole(self, content: str) -> str:
+        """A pattern of an added token's spelling."""
+        alone = self._tokens[content].single_word
+        return rf"(?<!\w){re.escape(content)}(?!\w)" if alone else re.escape(content)
+
+    def _first(self, content: str) -> str:
+        """A pattern of the first character of an added token's spelling."""
+        return f"{re.escape(content[0])}(?<=(?={self._whole(content)}).)"
 
     # ------------------------------------------------------------------ marking
 
     def data(self, text: str) -> str:
         """``text``, marked so that it holds no added token."""
-        found, first = self._data
-        return first.sub(rf"\g<0>{MARK}", text) if found.search(text) else text
+        return self._data.sub(rf"\g<0>{MARK}", text)
 
     def wording(self, text: str) -> str:
         """``text``, which may hold data, marked so that it holds no special token."""
-        found, first = self._wording
-        return first.sub(rf"\g<0>{MARK}", text) if found.search(text) else text
+        return self._wording.sub(rf"\g<0>{MARK}", text)
 
     def task(self, task: Task) -> Task:
         """The task with its texts marked as data. Its payload stays."""
-        id, kind, text = self.data(task.id), self.data(task.kind), self.data(task.text)
-        return (
-            task if (id, kind, text) == (task.id, task.kind, task.text) else replace(task, id=id, kind=kind, text=text)
-        )
+        return replace(task, id=self.data(task.id), kind=self.data(task.kind), text=self.data(task.text))
 
     def observation(self, observation: Observation) -> Observation:
         """The observation with its texts marked as data."""
-        text, admissible = self.data(observation.text), tuple(map(self.data, observation.admissible))
-        same = text == observation.text and admissible == tuple(observation.admissible)
-        return observation if same else replace(observation, text=text, admissible=admissible)
+        admissible = tuple(map(self.data, observation.admissible))
+        return replace(observation, text=self.data(observation.text), admissible=admissible)
 
     # ------------------------------------------------------------------ encoding
 
