@@ -4,8 +4,9 @@ Training goes to ``episodes.jsonl`` in the run folder (``episodes.rank1.jsonl`` 
 a line: iteration, split ("train", "validation", "test"), task, kind, text, group, index, success, reward, penalty,
 failed, overflow, first (observation) and turns. A turn has text, action, valid, observation, reward, tokens (the
 response's ids), logprobs (the engine's) and, if it was trained on, advantage and the objective's records of each token
-(gap, gate, weight). A run of ``validate``, ``test`` or ``predict`` writes ``episodes.validate.jsonl`` and so on, anew
-each time: the record of the training stays as it is.
+(gap, gate, weight). Of a text over ``MOST`` characters the beginning is kept, with a note of its length. A run of
+``validate``, ``test`` or ``predict`` writes ``episodes.validate.jsonl`` and so on, anew each time: the record of the
+training stays as it is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ from sdar_pl.batch import Batch
 from sdar_pl.callbacks.trainer_access import data_of, events_of, iteration_of, number_of
 from sdar_pl.checks import at_least
 from sdar_pl.runtime.files import replacing
+from sdar_pl.runtime.words import cut, shown
 from sdar_pl.types import Episode, Turn
 
 #: (episode, turn) → name of a record → its values, one for each response token
@@ -31,6 +33,8 @@ Records = dict[tuple[int, int], dict[str, list[float]]]
 #: which of the objective's records are kept
 RECORDS = ("gap", "gate", "weight")
 LEVELS = "▁▂▃▄▅▆▇█"
+#: characters of a text in episodes.jsonl, and of one in TensorBoard
+MOST, MOST_SHOWN = 100_000, 4_000
 
 
 class EpisodeLog(L.Callback):
@@ -73,7 +77,8 @@ class EpisodeLog(L.Callback):
         forget_after(self.path, trainer.current_epoch)
 
     def _append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        with self.path.open("a", encoding="utf-8") as file:
+        # A lone surrogate, which UTF-8 lacks, is written as JSON's own escape.
+        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
             file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
     # ------------------------------------------------------------------ training
@@ -167,10 +172,10 @@ def row_of(
         of_turn = dict((records or {}).get((number, i), {}))
         advantage = of_turn.pop("advantage", None)
         return {
-            "text": turn.text,
-            "action": turn.action,
+            "text": cut(turn.text, MOST),
+            "action": cut(turn.action, MOST),
             "valid": turn.valid,
-            "observation": turn.observation.text,
+            "observation": cut(turn.observation.text, MOST),
             "reward": turn.reward,
             "tokens": turn.response,
             "logprobs": rounded(turn.logprobs),
@@ -181,17 +186,17 @@ def row_of(
     return {
         "iteration": iteration,  # first: see forget_after
         "split": split,
-        "task": episode.task.id,
-        "kind": episode.task.kind,
-        "text": episode.task.text,
+        "task": cut(episode.task.id, MOST),
+        "kind": cut(episode.task.kind, MOST),
+        "text": cut(episode.task.text, MOST),
         "group": episode.group,
         "index": episode.index,
         "success": episode.success,
         "reward": episode.reward,
         "penalty": episode.penalty,
-        "failed": episode.failed,
+        "failed": cut(episode.failed, MOST),
         "overflow": episode.overflow,
-        "first": episode.first.text,
+        "first": cut(episode.first.text, MOST),
         "turns": [turn_of(i, turn) for i, turn in enumerate(episode.turns)],
     }
 
@@ -202,14 +207,27 @@ def level(gate: float) -> str:
 
 
 def rendered(episode: Episode, number: int, records: Records, decode: Any) -> str:
-    """An episode as Markdown: observations, and the responses with each token's gate behind it, from ▁ (0) to █ (1)."""
+    """An episode as Markdown: observations, and the responses with each token's gate behind it, from ▁ (0) to █ (1).
+
+    All of it is one indented block of code, so that no text of a model or an environment is read as Markdown: it can
+    neither end the block nor show an image.
+    """
     outcome = "success" if episode.success else "no success"
-    lines = [f"> {line}" for line in episode.first.text.splitlines()]
+    kind = shown(episode.task.kind, 80)
+    lines = [f"{kind} · {outcome} · reward {episode.reward:.2f} · gate ▁ 0 … █ 1", "", *quoted(episode.first.text)]
     for i, turn in enumerate(episode.turns):
         gates = records.get((number, i), {}).get("gate")
         marks = [level(gate) for gate in gates or []] or [""] * len(turn.response)
         response = "".join(decode([token]) + mark for token, mark in zip(turn.response, marks, strict=True))
-        lines += ["", f"{i + 1}. {response.strip()}", *(f"> {line}" for line in turn.observation.text.splitlines())]
-    # Indented, so that the text of a model or an environment is not interpreted as Markdown.
-    shown = "\n".join(f"    {line}" for line in lines)
-    return f"{episode.task.kind} · {outcome} · reward {episode.reward:.2f} · gate ▁ 0 … █ 1\n\n{shown}"
+        first, *more = lines_of(response.strip())
+        lines += ["", f"{i + 1}. {first}", *(f"   {line}" for line in more), *quoted(turn.observation.text)]
+    return "\n".join(f"    {line}" for line in lines)
+
+
+def lines_of(text: str) -> list[str]:
+    """The lines of a text's beginning, control characters escaped; at least one."""
+    return [shown(line, MOST_SHOWN) for line in cut(text, MOST_SHOWN).splitlines()] or [""]
+
+
+def quoted(text: str) -> list[str]:
+    return [f"> {line}" for line in lines_of(text)]

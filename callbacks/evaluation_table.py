@@ -8,12 +8,15 @@ from typing import Any
 
 import lightning as L
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from sdar_pl.callbacks.summary import Results, gathered
 from sdar_pl.callbacks.trainer_access import data_of
 from sdar_pl.reports.statistics import wilson
 from sdar_pl.runtime.files import replacing
+from sdar_pl.runtime.words import shown
 
 #: figures kept of each episode
 FIGURES = ("success", "reward", "turns", "failed")
@@ -63,7 +66,9 @@ class EvaluationTable(L.Callback):
         path = Path(trainer.default_root_dir, f"{stage}.json")
         with replacing(path) as partial:
             partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
-        Console(highlight=False, soft_wrap=True).print(table(report), f"{'figures':<12} {path}", sep="\n")
+        console = Console(highlight=False, soft_wrap=True)
+        console.print(table(report))
+        console.print(f"{'figures':<12} {shown(path)}", markup=False)
 
     on_test_start = on_validation_start
 
@@ -93,9 +98,10 @@ def rates(played: Results) -> dict[str, Any]:
 def table(report: dict[str, Any]) -> Table:
     """The figures of a panel as a table with one row for each kind."""
     context = "with" if report["context"] else "without"
+    split = escape(shown(report["split"], 80))
     failed = f"; {report['failed']} failed and count as no success" if report["failed"] else ""
     result = Table(
-        title=f"Success on {report['n']} tasks of {report['split']}, student {context} privileged context",
+        title=f"Success on {report['n']} tasks of {split}, student {context} privileged context",
         caption=f"played once each, {report['turns']:.1f} turns a task, temperature {report['temperature']:g}{failed}",
         title_justify="left",
         caption_justify="left",
@@ -106,5 +112,5 @@ def table(report: dict[str, Any]) -> Table:
     for name, part in [*report["kinds"].items(), ("all", report)]:
         low, high = part["interval"]
         cells = str(part["n"]), f"{100 * part['success']:.1f} %", f"{100 * low:.1f} – {100 * high:.1f} %"
-        result.add_row(name, *cells, style="bold" if part is report else None)
+        result.add_row(Text(shown(name, 80)), *cells, style="bold" if part is report else None)
     return result

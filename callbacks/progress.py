@@ -19,7 +19,7 @@ from rich.progress import Progress as LiveLine
 from sdar_pl import __version__
 from sdar_pl.callbacks.trainer_access import data_of, iteration_of, module_of
 from sdar_pl.runtime.means import Means
-from sdar_pl.runtime.words import count_in_words, percent
+from sdar_pl.runtime.words import count_in_words, percent, shown
 from sdar_pl.types import Episode
 
 ROLLOUT, SCORING, REFILL = "rolling out", "scoring", "rolling out in the place of groups with equal rewards"
@@ -58,7 +58,7 @@ class Progress(ProgressBar):
 
     def print(self, *args: Any, **kwargs: Any) -> None:
         """A lasting line above the live one."""
-        self.console.print(*args, **kwargs, markup=False)
+        self.console.print(*map(shown, args), **kwargs, markup=False)
 
     def _phase(self, words: str, total: int | None = None) -> None:
         """Start to count something new on the live line. Without a total its end is not known."""

@@ -11,11 +11,13 @@ from typing import Any
 import lightning as L
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sdar_pl.callbacks.trainer_access import number_of
 from sdar_pl.reports.statistics import Interval, paired_difference
 from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.ranks import all_gather
+from sdar_pl.runtime.words import shown
 from sdar_pl.types import Episode
 
 #: task id → (kind, success) of one play of the whole panel
@@ -77,7 +79,7 @@ class Summary(L.Callback):
                 partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
             console.print(table(report))
         for line in next_steps(trainer):
-            console.print(line, markup=False)
+            console.print(shown(line), markup=False)
 
 
 def results_of(episodes: Iterable[Episode]) -> Results:
@@ -126,7 +128,7 @@ def table(report: dict[str, Any]) -> Table:
     for name, part in [*report["kinds"].items(), ("all", report)]:
         before, after = 100 * part["before"], 100 * part["after"]
         cells = str(part["n"]), f"{before:.1f} %", f"{after:.1f} %", f"{after - before:+.1f}"
-        result.add_row(name, *cells, style="bold" if part is report else None)
+        result.add_row(Text(shown(name, 80)), *cells, style="bold" if part is report else None)
     return result
 
 

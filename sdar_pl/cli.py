@@ -16,6 +16,7 @@ from sdar_pl import __version__
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.messages import add_file_names, quieten
 from sdar_pl.runtime.processes import GUARD, Stopped, print_line
+from sdar_pl.runtime.words import one_line
 
 #: commands that are not the trainer's → what each is for; ``a-command`` is ``main`` in sdar_pl/commands/a_command.py
 COMMANDS = {
@@ -83,5 +84,5 @@ def train(arguments: Sequence[str]) -> None:
 
 def fail(message: str) -> int:
     """Print an error on one line and return the exit status of a user error."""
-    print("error: " + " ".join(message.split()), file=sys.stderr)
+    print(f"error: {one_line(message)}", file=sys.stderr)
     return 2

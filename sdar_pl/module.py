@@ -27,6 +27,7 @@ from sdar_pl.runtime.finite import spread_to_gradient
 from sdar_pl.runtime.finite_steps import FiniteSteps
 from sdar_pl.runtime.means import Means
 from sdar_pl.runtime.metrics_csv import MetricsCSV
+from sdar_pl.runtime.words import metric_name
 from sdar_pl.sampling.anomalies import Anomalies
 from sdar_pl.sampling.figures import figures
 from sdar_pl.sampling.tasks import UPDATE
@@ -269,7 +270,7 @@ class SDARModule(L.LightningModule):
             self.evaluation_means.update("success", float(episode.success))
             self.evaluation_means.update("reward", episode.reward)
             self.evaluation_means.update("turns", float(len(episode.turns)))
-            self.evaluation_means.update(f"success/{episode.task.kind}", float(episode.success))
+            self.evaluation_means.update(f"success/{metric_name(episode.task.kind)}", float(episode.success))
         return episodes
 
     def on_validation_epoch_end(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 from helpers.chats import bound
-from helpers.tokenizers import TOKENIZERS, tokenizer_named
+from helpers.tokenizers import TOKENIZERS, keeps, tokenizer_named
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
@@ -66,7 +66,7 @@ def control(tokenizer: Any, played: Episode) -> list[Counter[int]]:
 
 @pytest.mark.parametrize("name", TOKENIZERS)
 @pytest.mark.parametrize("history", ["conversation", "windowed"])
-@settings(max_examples=15, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=10, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
 @given(data=st.data())
 def test_no_text_adds_or_takes_a_control_token(name: str, history: Any, data: st.DataObject) -> None:
     tokenizer = tokenizer_named(name)
@@ -77,9 +77,9 @@ def test_no_text_adds_or_takes_a_control_token(name: str, history: Any, data: st
     hostile, harmless = (episode(tokenizer, chosen, prompter) for chosen in (texts, ["x"] * 7))
     assert control(tokenizer, hostile) == control(tokenizer, harmless)
     rows_of(hostile, 0, history)
-    if tokenizer.backend_tokenizer.normalizer is None:
-        first = tokenizer.backend_tokenizer.decode(hostile.turns[0].prompt, skip_special_tokens=False)
-        assert Quoting().opening(hostile.task, hostile.first) in first
+    opening = Quoting().opening(hostile.task, hostile.first)
+    if keeps(tokenizer, opening):
+        assert opening in tokenizer.backend_tokenizer.decode(hostile.turns[0].prompt, skip_special_tokens=False)
 
 
 @pytest.mark.parametrize("history", ["conversation", "windowed"])
@@ -119,6 +119,7 @@ def test_a_response_that_comes_back_as_text_is_text() -> None:
         assert [row.tokens[p] for p in row.positions] == tags
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("history", ["conversation", "windowed"])
 def test_an_observation_of_ten_megabytes_is_refused_at_once(history: Any) -> None:
     tokenizer = tokenizer_named("packaged")

@@ -22,6 +22,7 @@ from sdar_pl.environments.base import Environment
 from sdar_pl.environments.contract import CHECKS, Report, Subject, check
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.messages import PlainParser
+from sdar_pl.runtime.words import shown
 
 #: compared with each other where no ``--split`` is given, as far as the environment has them
 SPLITS = ("train", "validation", "test")
@@ -55,8 +56,8 @@ def main(arguments: Sequence[str]) -> int:
     report = check(subject)
     for name, lines in report.violations.items():
         for line in lines:
-            print(f"{name}: {line}")
-    print(_summary(options.environment, subject, report))
+            print(shown(f"{name}: {line}"))
+    print(*map(shown, _summary(options.environment, subject, report)), sep="\n")
     return 1 if report.violations else 0
 
 
@@ -114,7 +115,7 @@ def _default_splits(environment: Environment) -> list[str]:
     return existing
 
 
-def _summary(path: str, subject: Subject, report: Report) -> str:
+def _summary(path: str, subject: Subject, report: Report) -> list[str]:
     violations = sum(map(len, report.violations.values()))
     lines = [
         f"{path}: {len(CHECKS) - len(report.unchecked)} checks, {violations or 'no'} "
@@ -129,5 +130,4 @@ def _summary(path: str, subject: Subject, report: Report) -> str:
         )
     except Exception:  # named above as a violation
         lines.append("played: no episode to its end")
-    lines += [f"not checked: {name} ({reason})" for name, reason in report.unchecked.items()]
-    return "\n".join(lines)
+    return [*lines, *(f"not checked: {name} ({reason})" for name, reason in report.unchecked.items())]

@@ -7,14 +7,18 @@ import contextlib
 import logging
 import os
 import re
+import sys
+import traceback
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from types import TracebackType
 from typing import Any, NoReturn
 
 import yaml
 
 from sdar_pl.errors import UserError
+from sdar_pl.runtime.words import one_line, shown
 
 
 class PlainParser(argparse.ArgumentParser):
@@ -95,9 +99,16 @@ def user_error_behind(error: BaseException) -> UserError | None:
     return cause
 
 
+def print_traceback(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an unexpected error as Python does, with the control characters of its message escaped."""
+    lines = "".join(traceback.format_exception(kind, error, trace)).split("\n")
+    print("\n".join(shown(line) for line in lines), end="", file=sys.stderr)
+
+
 def quieten() -> None:
     """Silence messages of other libraries that no user can act on; print every other warning on one line."""
-    warnings.formatwarning = lambda message, *_, **__: f"warning: {message}\n"
+    warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
+    sys.excepthook = print_traceback
     # Threads that wait give up their core: beside any other busy process, spinning ones slow a run down several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")

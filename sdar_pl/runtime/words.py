@@ -1,6 +1,12 @@
-"""Numbers in words, for tables and messages."""
+"""Numbers in words, and texts made safe to show, for tables, messages and logs."""
 
 from __future__ import annotations
+
+import re
+from urllib.parse import quote
+
+#: Everything but printable ASCII, which is most of any text.
+_UNUSUAL = re.compile(r"[^ -~]")
 
 
 def bytes_in_words(size: float) -> str:
@@ -26,3 +32,29 @@ def duration(seconds: float) -> str:
     if seconds < 120:
         return f"{seconds:.0f} s"
     return f"{seconds / 60:.1f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
+
+
+def shown(text: object, most: int = 2000) -> str:
+    r"""A text of somebody else on one line: control characters are escaped ("\x1b[2J"), of a long text its beginning.
+
+    Line breaks, directions of writing and lone surrogates are escaped like control characters.
+    """
+    return _UNUSUAL.sub(
+        lambda found: found[0] if found[0].isprintable() else repr(found[0])[1:-1], cut(str(text), most)
+    )
+
+
+def cut(text: str, most: int) -> str:
+    """The first ``most`` characters of a text and, where more follow, a note with their number."""
+    return text if len(text) <= most else f"{text[:most]}… [cut here: {len(text):,} characters in all]"
+
+
+def one_line(text: object, most: int = 2000) -> str:
+    """A message on one line: runs of white space become a space, other control characters are escaped."""
+    return shown(" ".join(str(text)[: 2 * most].split()), most)
+
+
+def metric_name(kind: str) -> str:
+    """A kind of task as the last part of a metric's name: letters, digits, spaces and ``_.-+:()`` as they are, other
+    characters percent-encoded, so that no kind breaks a name, a line or a column apart."""
+    return re.sub(r"[^\w .+:()-]", lambda found: quote(found[0], safe="", errors="surrogatepass"), cut(kind, 200))

@@ -69,7 +69,7 @@ def test_an_episode_as_json() -> None:
 def test_marks_show_the_gates(gates: list[float] | None, text: str) -> None:
     records: Records = {(0, 0): {"gate": gates}} if gates else {}
     shown = rendered(episode("a", False), 0, records, lambda tokens: f"t{tokens[0]}").splitlines()
-    assert shown[0] == "echo · no success · reward 0.00 · gate ▁ 0 … █ 1"
+    assert shown[0] == "    echo · no success · reward 0.00 · gate ▁ 0 … █ 1"
     assert shown[2:] == [f"    {line}" for line in ("> You are in a room.", "", text, *AFTER)]
 
 
@@ -128,11 +128,11 @@ def test_the_best_and_the_worst_are_shown(tmp_path: Path, make_policy: Callable[
     best, worst = (
         found.Tensors(f"episode/{place}/text_summary")[0].tensor_proto.string_val[0].decode() for place in (1, 2)
     )
-    assert best.startswith("echo · success · reward 10.00")
+    assert best.startswith("    echo · success · reward 10.00")
     assert "> You see a desk." in best
     assert "▁" in best
     assert "█" in best
-    assert worst.startswith("echo · no success")
+    assert worst.startswith("    echo · no success")
 
 
 def test_an_evaluation_has_a_file_of_its_own_made_anew(tmp_path: Path, make_policy: Callable[..., Any]) -> None:

@@ -123,3 +123,11 @@ TOKENIZERS = [
 @cache
 def tokenizer_named(name: str) -> Any:
     return {**QUICK, **PUBLISHED}[name]()
+
+
+def keeps(tokenizer: Any, text: str) -> bool:
+    """Whether decoding gives back every character of ``text``: SmolLM2's vocabulary lacks some bytes."""
+    backend = tokenizer.backend_tokenizer
+    return backend.normalizer is None and all(
+        backend.decode(backend.encode(character, add_special_tokens=False).ids) == character for character in {*text}
+    )
