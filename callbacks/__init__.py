@@ -1,6 +1,6 @@
 """Callbacks: checkpoints, gate statistics, the log of episodes, throughput, progress, and tables at the end of a run.
 
-``sdar_pl.cli`` adds those of ``DEFAULT`` to every run. No other module of sdar_pl imports this package.
+``sdar_pl.cli`` adds those of ``DEFAULT`` to every run, commands/lightning_cli.py PredictionFile to ``predict``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from sdar_pl.callbacks.checkpoints import Checkpoints
 from sdar_pl.callbacks.episode_log import EpisodeLog
 from sdar_pl.callbacks.evaluation_table import EvaluationTable
 from sdar_pl.callbacks.gate_stats import GateStats
+from sdar_pl.callbacks.prediction_file import PredictionFile
 from sdar_pl.callbacks.progress import Progress
 from sdar_pl.callbacks.summary import Summary
 from sdar_pl.callbacks.teacher_panel import TeacherPanel
@@ -21,6 +22,7 @@ __all__ = [
     "EpisodeLog",
     "EvaluationTable",
     "GateStats",
+    "PredictionFile",
     "Progress",
     "Summary",
     "TeacherPanel",

@@ -5,8 +5,8 @@ a line: iteration, split ("train", "validation", "test"), task, kind, text, grou
 failed, overflow, first (observation) and turns. A turn has text, action, valid, observation, reward, tokens (the
 response's ids), logprobs (the engine's) and, if it was trained on, advantage and the objective's records of each token
 (gap, gate, weight). Of a text over ``MOST`` characters the beginning is kept, with a note of its length. A run of
-``validate``, ``test`` or ``predict`` writes ``episodes.validate.jsonl`` and so on, anew each time: the record of the
-training stays as it is.
+``validate`` or ``test`` writes ``episodes.validate.jsonl`` or ``episodes.test.jsonl``, anew each time: the record of
+the training stays as it is. The episodes of ``predict`` are PredictionFile's.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ class EpisodeLog(L.Callback):
         parts += [f"rank{trainer.global_rank}"] if trainer.global_rank else []
         self.path = Path(trainer.default_root_dir, ".".join([*parts, "jsonl"]))
         self.path.parent.mkdir(parents=True, exist_ok=True)
-        if stage != "fit":
+        if stage in ("validate", "test"):
             self.path.unlink(missing_ok=True)
         self.begun = False
 
@@ -121,9 +121,6 @@ class EpisodeLog(L.Callback):
         self._evaluated(trainer, "validation", outputs)
 
     def on_test_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
-        self._evaluated(trainer, "test", outputs)
-
-    def on_predict_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         self._evaluated(trainer, "test", outputs)
 
 

@@ -51,9 +51,12 @@ def main(args: Sequence[str] | None = None) -> int:
             print_line(f"stopped. {GUARD.resume}".rstrip())
             return 128 + GUARD.signal_received
         GUARD.failed(error)
-        if type(error).__name__ == "MisconfigurationException":  # Lightning's own word for a user error
-            return fail(f"trainer: {error}")
-        raise
+        from sdar_pl.commands.trainer_arguments import refusal_of_lightning
+
+        refusal = refusal_of_lightning(error)
+        if refusal is None:
+            raise
+        return fail(refusal)
 
 
 def command(name: str, arguments: Sequence[str]) -> int:

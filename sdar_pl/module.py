@@ -27,12 +27,14 @@ from sdar_pl.runtime.finite import spread_to_gradient
 from sdar_pl.runtime.finite_steps import FiniteSteps
 from sdar_pl.runtime.means import Means
 from sdar_pl.runtime.metrics_csv import MetricsCSV
+from sdar_pl.runtime.precision import take_true_precision
 from sdar_pl.runtime.words import metric_name
 from sdar_pl.sampling.anomalies import Anomalies
 from sdar_pl.sampling.figures import figures
+from sdar_pl.sampling.predictions import Predictions
 from sdar_pl.sampling.tasks import UPDATE
 from sdar_pl.teachers import Current, Teacher
-from sdar_pl.types import Episode, Task
+from sdar_pl.types import Task
 
 
 class SDARModule(L.LightningModule):
@@ -44,7 +46,8 @@ class SDARModule(L.LightningModule):
         policy: the language model and its adapters.
         objective: the loss: SDAR, GRPO, or any composition of the slots.
         optimizer: optimizer of the trainable parameters.
-        scheduler: schedule of the learning rate, stepped after every optimizer step (null: constant).
+        scheduler: schedule of the learning rate, stepped after every optimizer step; ReduceLROnPlateau after every
+            iteration that logs its ``monitor`` (null: constant).
         teacher: the weights that the teacher reads with.
         teacher_refresh: when the teacher reads. "iteration": once, before the first update (the paper); "step": at
             every optimizer step, under the weights of that step. The two differ from an iteration's second step on.
@@ -91,6 +94,12 @@ class SDARModule(L.LightningModule):
 
     # ------------------------------------------------------------------ set-up
 
+    def setup(self, stage: str) -> None:
+        """Take the dtype of the base weights from a true ``trainer.precision``."""
+        dtype = take_true_precision(self.trainer.strategy, training=stage == "fit")
+        if dtype is not None:
+            self.policy.load_in(dtype)
+
     def configure_model(self) -> None:
         if self.policy.net is None:
             self.policy.build()
@@ -101,7 +110,10 @@ class SDARModule(L.LightningModule):
         optimizer = self.make_optimizer([parameter for _, parameter in self.policy.trained()])
         if self.make_scheduler is None:
             return optimizer
-        schedule = {"scheduler": self.make_scheduler(optimizer), "interval": "step"}
+        scheduler = self.make_scheduler(optimizer)
+        schedule: dict[str, Any] = {"scheduler": scheduler, "interval": "step"}
+        if monitor := getattr(scheduler, "monitor", None):  # a plateau of a metric, which iterations without lack
+            schedule |= {"interval": "epoch", "monitor": monitor, "strict": False}
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
     def transfer_batch_to_device(self, batch: Any, device: torch.device, dataloader_idx: int) -> Any:
@@ -282,6 +294,6 @@ class SDARModule(L.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.write({f"test/{name}": value for name, value in self.evaluation_means.compute().items()})
 
-    def predict_step(self, batch: list[tuple[int, Task]], batch_idx: int) -> list[Episode]:
-        """Play this rank's share of the panel and hand out the episodes."""
-        return self.data.evaluate(batch)
+    def predict_step(self, batch: list[tuple[int, Task]], batch_idx: int) -> Predictions:
+        """Play this rank's share of the panel and return the episodes."""
+        return Predictions(self.data.evaluate(batch))

@@ -47,7 +47,7 @@ class Policy(nn.Module):
     Args:
         model: a folder, a hub name ("Qwen/Qwen2.5-3B-Instruct") or a packaged model ("tiny-household").
         lora: adapters; null trains every weight (then there is no reference view).
-        dtype: dtype of the base weights; adapters are always float32.
+        dtype: dtype of the base weights (a true ``trainer.precision`` takes its place); adapters are float32.
         quantization: null, "nf4" or "int8" for the frozen base.
         gradient_checkpointing: trade time for memory in the decoder layers.
         attention: the transformers attention implementation.
@@ -75,7 +75,7 @@ class Policy(nn.Module):
         at_least("model.policy.logits_chunk", logits_chunk, 1)
         self.source = ModelSource(model, gguf_file, random_weights)
         self.lora, self.quantization = lora, quantization
-        self.dtype_name, self.attention = dtype, attention
+        self.base_dtype, self.attention = DTYPES[dtype], attention
         self.gradient_checkpointing, self.logits_chunk = gradient_checkpointing, logits_chunk
         path = self.source.located()
         try:
@@ -101,7 +101,7 @@ class Policy(nn.Module):
         self.fingerprint = fingerprint(net)
         if self.lora is not None:
             net = adapt(net, self.lora)
-        elif self.dtype_name == "bfloat16":
+        elif self.base_dtype == torch.bfloat16:
             warnings.warn("training all weights in bfloat16 loses small updates; prefer LoRA or float32", stacklevel=2)
         if self.gradient_checkpointing:
             net.gradient_checkpointing_enable({"use_reentrant": False})
@@ -109,13 +109,30 @@ class Policy(nn.Module):
         self.net = net
         self.train()
 
+    def load_in(self, dtype: torch.dtype) -> None:
+        """Let ``build`` load the base weights in ``dtype``.
+
+        Raises ``UserError`` if they are loaded in another already, or for float64 with a quantised base.
+        """
+        if self.quantization and dtype == torch.float64:
+            raise UserError(
+                f"trainer.precision: 64-true; a base quantised to {self.quantization} computes in float32 at most; "
+                "use 32-true or set model.policy.quantization to null"
+            )
+        if self.net is not None and self.base_dtype != dtype:
+            raise UserError(
+                f"trainer.precision: the policy is loaded in {self.base_dtype} already, not in {dtype}; "
+                "use one precision for all trainers of a policy"
+            )
+        self.base_dtype = dtype
+
     def _load(self) -> Any:
         from transformers import AutoConfig, AutoModelForCausalLM
 
         path, gguf = self.source.located(), gguf_option(self.source.gguf_file)
-        options: dict[str, Any] = {"dtype": DTYPES[self.dtype_name], "attn_implementation": self.attention}
+        options: dict[str, Any] = {"dtype": self.base_dtype, "attn_implementation": self.attention}
         if self.quantization:
-            options["quantization_config"] = quantization_config(self.quantization, DTYPES[self.dtype_name])
+            options["quantization_config"] = quantization_config(self.quantization, self.base_dtype)
         missing: set[str] = set()
         try:
             if self.source.random_weights:

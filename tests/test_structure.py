@@ -32,8 +32,8 @@ LAYERS = (
 )
 #: The only files that import Lightning, beside the callbacks.
 LIGHTNING = {
-    *("module", "datamodule", "commands/lightning_cli", "commands/plan"),
-    *("runtime/strategy", "runtime/checkpoint_files", "runtime/metrics_csv"),
+    *("module", "datamodule", "commands/lightning_cli", "commands/trainer_arguments", "commands/plan"),
+    *("runtime/strategy", "runtime/precision", "runtime/checkpoint_files", "runtime/metrics_csv"),
 }
 NO_TORCH = {
     "environments",

@@ -53,7 +53,7 @@ def write_model(checkpoint: Path, folder: Path) -> None:
     policy = Policy(source["name"], lora=LoRA(**lora) if lora else None, gguf_file=source["gguf_file"])
     path = policy.source.located()
     if policy.source.gguf_file is None and getattr(AutoConfig.from_pretrained(path), "dtype", None) == torch.bfloat16:
-        policy.dtype_name = "bfloat16"
+        policy.base_dtype = torch.bfloat16
     policy.build()
     if policy.fingerprint != content[RUN_FINGERPRINT]["fingerprint"]:
         raise UserError(f"--merge: the model {source['name']!r} is not the one that this checkpoint was made with")

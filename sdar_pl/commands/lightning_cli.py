@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
+import yaml
 from jsonargparse import ArgumentError
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
@@ -18,6 +20,8 @@ from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.strategies.launchers import subprocess_script
 from transformers.utils import logging as transformers_logging
 
+from sdar_pl.callbacks.prediction_file import PredictionFile
+from sdar_pl.commands.trainer_arguments import refuse_trainer_arguments
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO
 from sdar_pl.runtime.files import replacing
@@ -61,6 +65,8 @@ def launch(
     transformers_logging.disable_progress_bar()
     # Lightning's own observer of the other ranks ends a run without a message.
     setattr(subprocess_script, "_launch_process_observer", GUARD.watch)  # noqa: B010
+    # The saved configuration may hold defaults that are enumerations (Lightning's Timer).
+    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
     torch.set_float32_matmul_precision("high")
     try:
         command_line(
@@ -130,9 +136,21 @@ class TrainerCommandLine(CommandLine):
         with ExitStack() as self.until_end:
             super().__init__(*arguments, **options)  # runs the subcommand
 
+    def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
+        parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
+        if subcommand == "predict":
+            parser.add_argument(
+                "--output",
+                type=str | None,
+                default=None,
+                help="File for the played episodes (default: episodes.predict.jsonl in the run folder).",
+            )
+        return parser
+
     def before_instantiate_classes(self) -> None:
-        """Choose the run folder and the checkpoint to resume from."""
+        """Refuse what no run can honour; choose the run folder and the checkpoint to resume from."""
         config, training = self.config[self.subcommand], self.subcommand == "fit"
+        refuse_trainer_arguments(config.trainer)
         wanted = config.get("ckpt_path")
         self.run_folder = run_folder(config, wanted, self.until_end, training)
         config.run = self.run_folder.name  # in config.yaml, so that the run is found by it
@@ -166,6 +184,8 @@ class TrainerCommandLine(CommandLine):
             events = TensorBoardLogger(self.run_folder, name="", version="")
             options["logger"] = [MetricsCSV(self.run_folder), events]
         options["callbacks"] = self._with_defaults(_as_list(settings["callbacks"]), settings)
+        if self.subcommand == "predict":
+            options["callbacks"].append(PredictionFile(self._get(self.config_init, "output")))
         plugins = _as_list(settings["plugins"])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             options["plugins"] = [*plugins, SafeCheckpointIO()]
@@ -174,7 +194,7 @@ class TrainerCommandLine(CommandLine):
     def _with_defaults(self, callbacks: list[Callback], settings: Any) -> list[Callback]:
         """``callbacks`` and those default ones that neither they nor the trainer's settings make superfluous."""
         bar = settings["enable_progress_bar"] is not False and not any(isinstance(c, ProgressBar) for c in callbacks)
-        checkpoints = settings["enable_checkpointing"] is not False
+        checkpoints = settings["enable_checkpointing"] is not False and not settings["fast_dev_run"]
         wanted = [
             kind
             for kind in self.default_callbacks
@@ -185,9 +205,9 @@ class TrainerCommandLine(CommandLine):
         return [*callbacks, *(kind() for kind in wanted)]
 
     def _prepare_subcommand_kwargs(self, subcommand: str) -> dict[str, Any]:
-        """The arguments of ``Trainer.validate`` and the like, without its table: callbacks show the evaluation."""
+        """The arguments of ``Trainer.validate`` and the like: callbacks show the evaluation and write the episodes."""
         settings = super()._prepare_subcommand_kwargs(subcommand)
-        return {**settings, "verbose": False} if "verbose" in settings else settings
+        return settings | {name: False for name in ("verbose", "return_predictions") if name in settings}
 
 
 def _as_list(value: Any) -> list[Any]:

@@ -28,6 +28,7 @@ from sdar_pl.module import SDARModule
 from sdar_pl.objectives import Estimator
 from sdar_pl.policy import DTYPES, LoRA, ModelSource
 from sdar_pl.runtime.messages import add_file_names
+from sdar_pl.runtime.precision import TRUE_PRECISIONS
 from sdar_pl.runtime.strategy import FSDP2Strategy
 from sdar_pl.runtime.words import bytes_in_words
 from sdar_pl.teachers import Teacher
@@ -136,10 +137,14 @@ def skeleton(config: Any) -> Skeleton:
         ModelSource(policy.model, policy.gguf_file, policy.random_weights),
         LoRA(**vars(policy.lora)) if policy.lora else None,
         policy.quantization,
-        DTYPES[policy.dtype],
+        base_dtype(config),
         partial(torch.autocast, "cpu", torch.bfloat16) if mixed else contextlib.nullcontext,
-        torch.bfloat16 if precision in ("bf16-true", "16-true") else None,
     )
+
+
+def base_dtype(config: Any) -> torch.dtype:
+    """The dtype of the base weights: a true precision's, else the policy's."""
+    return TRUE_PRECISIONS.get(str(config.trainer.precision), DTYPES[config.model.policy.init_args.dtype])
 
 
 def fixed(config: Any, model: Skeleton, trained: int, shards: int) -> dict[str, Memory]:
@@ -147,8 +152,9 @@ def fixed(config: Any, model: Skeleton, trained: int, shards: int) -> dict[str, 
     policy, optimizer = config.model.policy.init_args, config.model.optimizer
     state = optimizer_bytes(partial(_imported(optimizer.class_path), **vars(optimizer.init_args)), model.trained)
     teacher: Teacher = _instance(config.model.teacher)
+    stored = policy.quantization or str(base_dtype(config)).removeprefix("torch.")
     return {
-        "weights": Memory(model.weights // shards + model.statistics, policy.quantization or policy.dtype),
+        "weights": Memory(model.weights // shards + model.statistics, stored),
         "adapters": Memory(model.adapters // shards),
         "optimizer": Memory(state // shards, optimizer.class_path),
         **{name: replace(part, size=part.size // shards) for name, part in teacher.memory(trained).items()},

@@ -69,9 +69,8 @@ def build_skeleton(
     quantization: str | None,
     dtype: torch.dtype,
     precision: Callable[[], Any] = contextlib.nullcontext,
-    converted: torch.dtype | None = None,
 ) -> Skeleton:
-    """The skeleton of a Policy. ``converted``: what Lightning converts the whole model to (``precision: bf16-true``).
+    """The skeleton of a Policy.
 
     Raises ``UserError`` where the configuration cannot be read or is not that of a causal language model.
     """
@@ -80,7 +79,7 @@ def build_skeleton(
     config = read_config(source)
     with torch.device("meta"):
         try:
-            net = AutoModelForCausalLM.from_config(config, dtype=converted or dtype, attn_implementation="sdpa")
+            net = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
         except ValueError as error:
             raise UserError(
                 f"model.policy.model: {source.name!r} is not a causal language model ({error}); name one that is"
@@ -90,7 +89,5 @@ def build_skeleton(
             part.__class__ = Int8StandIn
         if lora is not None:
             net = adapt(net, lora)
-    if converted is not None:
-        net = net.to(converted)
     largest = max(parameter.numel() for parameter in decoder_layers(net)[0].parameters())
     return Skeleton(net, weights, statistics, largest * dtype.itemsize if quantization else 0, precision)

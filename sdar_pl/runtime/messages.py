@@ -105,6 +105,11 @@ def print_traceback(kind: type[BaseException], error: BaseException, trace: Trac
     print("\n".join(shown(line) for line in lines), end="", file=sys.stderr)
 
 
+def _was_asked_for(record: logging.LogRecord) -> bool:
+    """Whether Lightning logs a warning, or what a callback or profiler of the configuration reports."""
+    return record.levelno >= logging.WARNING or bool({"callbacks", "profilers"} & set(Path(record.pathname).parts))
+
+
 def quieten() -> None:
     """Silence messages of other libraries that no user can act on; print every other warning on one line."""
     warnings.formatwarning = lambda message, *_, **__: f"warning: {one_line(message)}\n"
@@ -115,13 +120,13 @@ def quieten() -> None:
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     for name, level in {
-        "lightning.pytorch": logging.WARNING,
+        "lightning.pytorch": logging.INFO,
         "lightning.fabric": logging.WARNING,
-        "lightning.pytorch.utilities.rank_zero": logging.WARNING,
         "lightning.fabric.utilities.seed": logging.WARNING,
         "bitsandbytes": logging.ERROR,
     }.items():
         logging.getLogger(name).setLevel(level)
+    logging.getLogger("lightning.pytorch.utilities.rank_zero").addFilter(_was_asked_for)
     for message in (
         r".*does not have many workers.*",
         r".*Starting from v1.9.0, `tensorboardX`.*",

@@ -140,10 +140,10 @@ def test_an_evaluation_has_a_file_of_its_own_made_anew(tmp_path: Path, make_poli
         trainer, module, data = scripted(tmp_path, make_policy(), [EpisodeLog()], logger=False)
         trainer.validate(module, data, verbose=False)
         trainer.test(module, data, verbose=False)
-        trainer.predict(module, data, return_predictions=False)
+        trainer.predict(module, data)  # PredictionFile's
     names = {path.name: lines(path) for path in tmp_path.glob("*.jsonl")}
-    assert sorted(names) == ["episodes.predict.jsonl", "episodes.test.jsonl", "episodes.validate.jsonl"]
-    for name, split in ("validate", "validation"), ("test", "test"), ("predict", "test"):
+    assert sorted(names) == ["episodes.test.jsonl", "episodes.validate.jsonl"]
+    for name, split in ("validate", "validation"), ("test", "test"):
         assert [line["split"] for line in names[f"episodes.{name}.jsonl"]] == [split] * 3
 
 

@@ -53,15 +53,20 @@ def fit_here(folder: Path, *arguments: str, model: str | Path = "tiny-household"
     return run_here(*base, "--trainer.default_root_dir", str(folder), "--run", "run", *arguments, status=status)
 
 
-def command(folder: Path, name: str, *arguments: str) -> list[str]:
-    fit = [sys.executable, "-m", "sdar_pl", "fit", "--config", str(ROOT / "configs" / "quickstart.yaml"), *SMALL]
+def command(folder: Path, name: str, *arguments: str, subcommand: str = "fit") -> list[str]:
+    fit = [sys.executable, "-m", "sdar_pl", subcommand, "--config", str(ROOT / "configs" / "quickstart.yaml"), *SMALL]
     return [*fit, "--trainer.default_root_dir", str(folder), "--run", name, *arguments]
 
 
-def fit(folder: Path, name: str, *arguments: str, status: int = 0) -> Path:
+def fit(folder: Path, name: str, *arguments: str, status: int = 0, subcommand: str = "fit") -> Path:
     """A run to its end → its folder."""
     done = subprocess.run(
-        command(folder, name, *arguments), env=ENVIRONMENT, capture_output=True, text=True, timeout=500, cwd=folder
+        command(folder, name, *arguments, subcommand=subcommand),
+        env=ENVIRONMENT,
+        capture_output=True,
+        text=True,
+        timeout=500,
+        cwd=folder,
     )
     assert done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
     return folder / name
