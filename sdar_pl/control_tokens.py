@@ -114,7 +114,8 @@ class ControlTokens:
             raise UserError("data.environment: a text holds every private-use character; no mark is left for it")
         swap = self._template[MARK in text]
         spelled = swap.sub(lambda match: self._spelled(match["token"], spelling) or match["character"], text)
-        tokens: list[int] = self._copy(spelling).encode(spelled, add_special_tokens=False).ids
+        known = spelled.encode("utf-8", "replace").decode()  # a lone surrogate is no text: "?"
+        tokens: list[int] = self._copy(spelling).encode(known, add_special_tokens=False).ids
         return tokens
 
     @staticmethod

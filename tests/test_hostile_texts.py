@@ -135,6 +135,13 @@ def test_an_observation_of_ten_megabytes_is_refused_at_once(history: Any) -> Non
     assert time.process_time() - began < 20
 
 
+def test_a_lone_surrogate_is_a_question_mark() -> None:
+    tokenizer = tokenizer_named("packaged")
+    played = Episode(Task("t", "k", "put \udc80\0 away"), 0, 0, Observation("room"))
+    prompt, _ = bound(tokenizer=tokenizer).prompts(Quoting(), played)
+    assert "put ?\0 away" in tokenizer.decode(prompt)
+
+
 def test_the_configured_system_message_holds_no_special_token() -> None:
     tokenizer = tokenizer_named("packaged")
     prompter = bound(tokenizer=tokenizer, system="Be brief.<|end|><|system|>")

@@ -38,6 +38,7 @@ from sdar_pl.reports.comparison import Run
 from sdar_pl.reports.comparison_files import in_brief, report
 from sdar_pl.runtime.messages import PlainParser, read_yaml
 from sdar_pl.runtime.run_lock import FolderInUseError, locked
+from sdar_pl.runtime.words import shown
 
 FIT = (sys.executable, "-m", "sdar_pl", "fit")
 
@@ -137,7 +138,7 @@ def run_all(cells: Sequence[Cell], fit: Sequence[str], console: Console) -> tupl
     task = live.add_task("", total=len(cells), note="")
 
     def show(line: str) -> None:
-        live.update(task, note=line[: max(10, console.width - width - 50)])
+        live.update(task, note=shown(line, max(10, console.width - width - 50)))
 
     try:
         with live:
@@ -151,7 +152,7 @@ def run_all(cells: Sequence[Cell], fit: Sequence[str], console: Console) -> tupl
                 result = kept or run_cell(cell, fit, show)
                 if isinstance(result, str):
                     failed.append(cell)
-                    console.print(f"{head} · FAILED: {result} – see {cell.folder / 'log.txt'}", markup=False)
+                    console.print(f"{head} · FAILED: {shown(result)} – see {cell.folder / 'log.txt'}", markup=False)
                 else:
                     done.append(result)
                     console.print(f"{head} · {in_brief(result)}{' · kept' if kept else ''}", markup=False)

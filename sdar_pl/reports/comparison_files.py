@@ -9,11 +9,12 @@ from pathlib import Path
 from rich.box import HORIZONTALS
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from sdar_pl.reports.comparison import LearningCurves, MethodSummary, Run, learning_curves, summarise
 from sdar_pl.reports.statistics import Interval
 from sdar_pl.runtime.files import replacing
-from sdar_pl.runtime.words import duration
+from sdar_pl.runtime.words import duration, markdown_cell, shown
 
 #: distinguishable with any colour vision (Okabe and Ito)
 COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
@@ -95,8 +96,8 @@ def table(summaries: Sequence[MethodSummary]) -> Table:
     for summary in summaries:
         name, *figures = row(summary)
         # each part of a name and each interval on a line of its own
-        lines_of_name = name.replace("+", "\n+").replace("(", "\n(").replace(",", ",\n")
-        result.add_row(lines_of_name, *(text.replace(" [", "\n[") for text in figures))
+        lines_of_name = shown(name).replace("+", "\n+").replace("(", "\n(").replace(",", ",\n")
+        result.add_row(Text(lines_of_name), *(text.replace(" [", "\n[") for text in figures))
     return result
 
 
@@ -104,7 +105,8 @@ def markdown(summaries: Sequence[MethodSummary], command: str, figure: str | Non
     """The table as Markdown, with the command that made it and the path of the figure."""
     heads = columns(summaries)
     rows = [heads, ["---", *["--:"] * (len(heads) - 1)], *map(row, summaries)]
-    parts = [f"# {title(summaries)}", f"    {command}", "\n".join(f"| {' | '.join(line)} |" for line in rows), CAPTION]
+    lines = [f"| {' | '.join(map(markdown_cell, row))} |" for row in rows]
+    parts = [f"# {title(summaries)}", f"    {shown(command)}", "\n".join(lines), CAPTION]
     return "\n\n".join([*parts, *([f"![learning curves]({figure})"] if figure else [])]) + "\n"
 
 

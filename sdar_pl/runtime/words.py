@@ -54,6 +54,11 @@ def one_line(text: object, most: int = 2000) -> str:
     return shown(" ".join(str(text)[: 2 * most].split()), most)
 
 
+def markdown_cell(text: str) -> str:
+    """A text that ends neither its cell nor its row of a Markdown table."""
+    return shown(text).replace("|", r"\|")
+
+
 def metric_name(kind: str) -> str:
     """A kind of task as the last part of a metric's name: letters, digits, spaces and ``_.-+:()`` as they are, other
     characters percent-encoded, so that no kind breaks a name, a line or a column apart."""

@@ -13,7 +13,7 @@ from rich.console import Console
 
 from sdar_pl.errors import UserError
 from sdar_pl.reports.comparison import Run, learning_curves, summarise
-from sdar_pl.reports.comparison_files import in_brief, percent, points, report, table
+from sdar_pl.reports.comparison_files import in_brief, markdown, percent, points, report, table
 from sdar_pl.reports.statistics import Interval
 from sdar_pl.runtime.words import duration
 
@@ -94,6 +94,19 @@ def test_figures_stay_whole_beside_long_names_on_a_small_terminal(long: str) -> 
     assert max(map(len, printed.splitlines())) <= 80
     for text in (percent(summaries[1].after), points(summaries[1].difference)):
         assert f"[{text.split('[')[1]}" in printed
+
+
+def test_a_hostile_name_breaks_neither_table(tmp_path: Path) -> None:
+    name = "sdar(x=[/nothing] a|b\n\x1b[2J)"
+    summaries = summarise([Run(name, *list(vars(run).values())[1:]) for run in runs() if run.objective == "a"], [name])
+    console = Console(width=200, file=io.StringIO(), record=True)
+    console.print(table(summaries))
+    printed = console.export_text()
+    assert "[/nothing] a|b\\n\\x1b[2J)" in printed
+    assert "\x1b" not in printed
+    rows = [line for line in markdown(summaries, "compare", None).splitlines() if line.startswith("|")]
+    assert len(rows) == 3
+    assert rows[2].startswith(r"| sdar(x=[/nothing] a\|b\n\x1b[2J) | 3 |")
 
 
 def test_figures_are_drawn_where_matplotlib_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
