@@ -156,14 +156,16 @@ def clipped_policy_terms(
     clip_high: float = 0.2,
     dual_clip: float | None = 3.0,
 ) -> tuple[Tensor, Tensor]:
-    """``clipped_surrogate`` with dual clip (1912.09729): the terms and where the clip acts (0 or 1), both [B, R].
+    """``clipped_surrogate`` with dual clip (1912.09729): the terms and where either clip acts (0 or 1), both [B, R].
 
     Where A < 0, a term is at most −A·``dual_clip`` (None: no limit). ``advantages`` are [B] or [B, R].
     """
     advantages = per_token(advantages, mask)
     terms, clipped = clipped_surrogate(log_ratio(student, old, mask).exp(), advantages, clip_low, clip_high)
     if dual_clip is not None:
-        terms = torch.where(advantages < 0, torch.minimum(terms, -advantages * dual_clip), terms)
+        limit = torch.where(advantages < 0, -advantages * dual_clip, torch.inf)
+        clipped = torch.where(terms > limit, 1.0, clipped)
+        terms = torch.minimum(terms, limit)
     return terms, clipped
 
 
