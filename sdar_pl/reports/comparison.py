@@ -1,7 +1,7 @@
 """The figures of a comparison: success of each method, its difference to the first one, learning curves.
 
 Every figure is over a method's runs (seeds) and the tasks of the panel that all runs share. Left out: running anything
-(commands/compare.py), the statistics (statistics.py), tables and files (comparison_files.py).
+(commands/compare.py), the statistics (statistics.py, significance.py), tables and files (comparison_files.py).
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sdar_pl.errors import UserError
+from sdar_pl.reports.significance import bootstrap_p, holm
 from sdar_pl.reports.statistics import Interval, hierarchical_bootstrap
 
 
@@ -43,6 +44,9 @@ class MethodSummary:
     difference: Interval | None  # after, minus the first method's, over the seeds of both; None for the first method
     seconds: float  # mean of a run
     generated: float  # mean of a run
+    paired_seeds: int = 0  # of the difference
+    p: float | None = None  # of the difference, of this comparison alone
+    p_holm: float | None = None  # corrected for all comparisons with the first method
 
 
 #: method → iteration → success
@@ -52,6 +56,8 @@ LearningCurves = dict[str, dict[int, Interval]]
 def summarise(runs: Sequence[Run], names: Sequence[str]) -> list[MethodSummary]:
     """A summary of each method that has runs, in the order of ``names``; differences are to the first name.
 
+    The p-values of all differences are one family (``holm``).
+
     Raises ``UserError`` if the runs share no task.
     """
     tasks, methods = shared_tasks(runs), runs_by_method(runs, names)
@@ -60,12 +66,12 @@ def summarise(runs: Sequence[Run], names: Sequence[str]) -> list[MethodSummary]:
     for name, of_seed in methods.items():
         method_runs = list(of_seed.values())
         paired_seeds = [] if name == names[0] else sorted(of_seed.keys() & baseline.keys())
-        difference = None
+        difference = p = None
         if paired_seeds:
             after, baseline_after = (
                 success_matrix([of[seed] for seed in paired_seeds], tasks, -1) for of in (of_seed, baseline)
             )
-            difference = hierarchical_bootstrap(after - baseline_after)
+            difference, p = hierarchical_bootstrap(after - baseline_after), bootstrap_p(after - baseline_after)
         summaries.append(
             MethodSummary(
                 name,
@@ -77,8 +83,13 @@ def summarise(runs: Sequence[Run], names: Sequence[str]) -> list[MethodSummary]:
                 difference,
                 float(np.mean([run.seconds for run in method_runs])),
                 float(np.mean([run.generated for run in method_runs])),
+                len(paired_seeds),
+                p,
             )
         )
+    compared = [summary for summary in summaries if summary.p is not None]
+    for summary, adjusted in zip(compared, holm([summary.p or 0.0 for summary in compared]), strict=True):
+        summary.p_holm = adjusted
     return summaries
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -22,8 +23,12 @@ MARKERS = "os^Dv*P"
 DASHES = ("-", "--", ":")
 CAPTION = (
     "Success in per cent on the panel, mean over seeds and tasks [95 % interval by hierarchical bootstrap over both]. "
-    "Difference: paired by seed and task, in points. Time and generated tokens (of training): mean of a run."
+    "Difference: paired by seed and task, in points; its interval is that of one comparison. Time and generated tokens "
+    "(of training): mean of a run."
 )
+HOLM = "p: of the difference, by the same bootstrap, two-sided, corrected by Holm for {} comparisons with {}."
+ONE_COMPARISON = "p: of the difference, by the same bootstrap, two-sided."
+ONE_SEED = "† One seed: the interval holds the choice of the tasks and not that of the seed."
 
 
 def report(runs: Sequence[Run], names: Sequence[str], folder: Path, command: str, console: Console) -> None:
@@ -59,6 +64,16 @@ def points(value: Interval | None) -> str:
     return "–" if value is None else f"{100 * value.mean:+.1f} [{100 * value.low:+.1f}, {100 * value.high:+.1f}]"
 
 
+def chance(p: float | None) -> str:
+    """A p-value."""
+    return "–" if p is None else "<0.001" if p < 0.001 else f"{p:.3f}"
+
+
+def seeds(number: int) -> str:
+    """A number of seeds; one is marked."""
+    return "1 †" if number == 1 else str(number)
+
+
 def in_brief(run: Run) -> str:
     """A finished run in one line: success on the first and the last panel, time."""
     panels = [run.panels[min(run.panels)], run.panels[max(run.panels)]]
@@ -70,13 +85,27 @@ def in_brief(run: Run) -> str:
 
 
 def columns(summaries: Sequence[MethodSummary]) -> tuple[str, ...]:
-    return "objective", "seeds", "before", "after", f"difference to {summaries[0].objective}", "time", "tokens"
+    return "objective", "seeds", "before", "after", f"difference to {summaries[0].objective}", "p", "time", "tokens"
 
 
 def row(summary: MethodSummary) -> tuple[str, ...]:
-    """The text of a method's cells, as in ``columns``."""
-    figures = percent(summary.before), percent(summary.after), points(summary.difference)
-    return summary.objective, str(summary.seeds), *figures, duration(summary.seconds), f"{summary.generated:,.0f}"
+    """The text of a method's cells, as in ``columns``. One seed is marked; so is a difference over fewer seeds."""
+    difference = points(summary.difference)
+    if summary.difference is not None and summary.paired_seeds < summary.seeds:
+        difference += f" of {seeds(summary.paired_seeds)} seed" + "s" * (summary.paired_seeds > 1)
+    figures = percent(summary.before), percent(summary.after), difference, chance(summary.p_holm)
+    return summary.objective, seeds(summary.seeds), *figures, duration(summary.seconds), f"{summary.generated:,.0f}"
+
+
+def caption(summaries: Sequence[MethodSummary]) -> str:
+    """What the figures are: interval, p and its correction, and the mark of one seed where it stands."""
+    comparisons = sum(summary.p is not None for summary in summaries)
+    parts = [CAPTION]
+    if comparisons:
+        parts.append(ONE_COMPARISON if comparisons == 1 else HOLM.format(comparisons, summaries[0].objective))
+    if any(1 in (summary.seeds, summary.paired_seeds) for summary in summaries):
+        parts.append(ONE_SEED)
+    return " ".join(parts)
 
 
 def title(summaries: Sequence[MethodSummary]) -> str:
@@ -87,17 +116,23 @@ def title(summaries: Sequence[MethodSummary]) -> str:
 
 def table(summaries: Sequence[MethodSummary]) -> Table:
     """The table for a terminal: fits 80 columns, where method names take the room that the figures leave."""
-    result = Table(title=title(summaries), caption=CAPTION, show_lines=True)
+    result = Table(title=title(summaries), caption=caption(summaries), show_lines=True)
     result.title_justify = result.caption_justify = "left"
     result.box, result.collapse_padding, result.pad_edge = HORIZONTALS, True, False
+    place = columns(summaries).index("p")  # stands below the difference
     for number, column in enumerate(columns(summaries)):
+        if number == place:
+            continue
         short = "difference\nto first" if column.startswith("difference") else column
         result.add_column(short, justify="right" if number else "left", overflow="fold", no_wrap=number > 0)
     for summary in summaries:
         name, *figures = row(summary)
+        p = figures.pop(place - 1)
+        if summary.p_holm is not None:
+            figures[place - 2] += f"\np {p}"
         # each part of a name and each interval on a line of its own
         lines_of_name = shown(name).replace("+", "\n+").replace("(", "\n(").replace(",", ",\n")
-        result.add_row(Text(lines_of_name), *(text.replace(" [", "\n[") for text in figures))
+        result.add_row(Text(lines_of_name), *(re.sub(r" (?=\[|of )", "\n", text) for text in figures))
     return result
 
 
@@ -106,22 +141,24 @@ def markdown(summaries: Sequence[MethodSummary], command: str, figure: str | Non
     heads = columns(summaries)
     rows = [heads, ["---", *["--:"] * (len(heads) - 1)], *map(row, summaries)]
     lines = [f"| {' | '.join(map(markdown_cell, row))} |" for row in rows]
-    parts = [f"# {title(summaries)}", f"    {shown(command)}", "\n".join(lines), CAPTION]
+    parts = [f"# {title(summaries)}", f"    {shown(command)}", "\n".join(lines), caption(summaries)]
     return "\n\n".join([*parts, *([f"![learning curves]({figure})"] if figure else [])]) + "\n"
 
 
 def write_csv(summaries: Sequence[MethodSummary], path: Path) -> None:
-    """Shares between 0 and 1, seconds and tokens as plain numbers."""
+    """Shares between 0 and 1, seconds and tokens as plain numbers, p-values of one comparison and corrected."""
     names = ("before", "after", "difference")
     heads = [head for name in names for head in (name, f"{name}_low", f"{name}_high")]
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(["objective", "seeds", "tasks", "iterations", *heads, "seconds", "generated_tokens"])
+        heads += ["seconds", "generated_tokens", "difference_seeds", "p", "p_holm"]
+        writer.writerow(["objective", "seeds", "tasks", "iterations", *heads])
         for summary in summaries:
             intervals: list[Interval | None] = [getattr(summary, name) for name in names]
             shares = [text for value in intervals for text in ([f"{x:.6f}" for x in value] if value else [""] * 3)]
             counts = [summary.objective, summary.seeds, summary.tasks, summary.iterations]
-            writer.writerow([*counts, *shares, round(summary.seconds, 1), round(summary.generated)])
+            test = [summary.paired_seeds or "", *("" if p is None else f"{p:.6f}" for p in (summary.p, summary.p_holm))]
+            writer.writerow([*counts, *shares, round(summary.seconds, 1), round(summary.generated), *test])
 
 
 # ---------------------------------------------------------------------- the figure

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 #: 97.5 % quantile of the standard normal distribution: half the width of a 95 % interval in standard errors
 Z95 = 1.959963984540054
@@ -70,9 +70,21 @@ def hierarchical_bootstrap(results: ArrayLike, *, resamples: int = 10_000, seed:
         resamples: number of draws of runs and panel.
         seed: seed of the draws; equal arguments return equal intervals.
 
+    With one seed the interval holds the choice of the tasks alone.
+
     Raises ``ValueError`` for results that are not a matrix and for an empty matrix.
     """
     matrix = np.asarray(results, dtype=np.float64)
+    means = resampled_means(matrix, resamples, seed)
+    low, high = np.percentile(means, [2.5, 97.5])
+    return Interval(float(matrix.mean()), float(low), float(high))
+
+
+def resampled_means(matrix: NDArray[np.float64], resamples: int = 10_000, seed: int = 0) -> NDArray[np.float64]:
+    """The means [resamples] of ``hierarchical_bootstrap``'s draws of a ``matrix`` [seeds, tasks].
+
+    Raises ``ValueError`` as ``hierarchical_bootstrap`` does.
+    """
     if matrix.ndim != 2 or matrix.size == 0:
         raise ValueError(f"hierarchical_bootstrap: shape {matrix.shape}; must be [seeds, tasks], both ≥ 1")
     seeds, tasks = matrix.shape
@@ -80,9 +92,8 @@ def hierarchical_bootstrap(results: ArrayLike, *, resamples: int = 10_000, seed:
     # Counts of each run and of each task in a resample.
     runs = stream.multinomial(seeds, np.full(seeds, 1 / seeds), size=resamples)  # [resamples, seeds]
     panels = stream.multinomial(tasks, np.full(tasks, 1 / tasks), size=resamples)  # [resamples, tasks]
-    means = ((runs @ matrix) * panels).sum(axis=1) / matrix.size
-    low, high = np.percentile(means, [2.5, 97.5])
-    return Interval(float(matrix.mean()), float(low), float(high))
+    means: NDArray[np.float64] = ((runs @ matrix) * panels).sum(axis=1) / matrix.size
+    return means
 
 
 def wilson(successes: float, n: int) -> Interval:

@@ -13,7 +13,19 @@ from rich.console import Console
 
 from sdar_pl.errors import UserError
 from sdar_pl.reports.comparison import Run, learning_curves, summarise
-from sdar_pl.reports.comparison_files import in_brief, markdown, percent, points, report, table
+from sdar_pl.reports.comparison_files import (
+    ONE_SEED,
+    caption,
+    chance,
+    in_brief,
+    markdown,
+    percent,
+    points,
+    report,
+    row,
+    table,
+)
+from sdar_pl.reports.significance import holm
 from sdar_pl.reports.statistics import Interval
 from sdar_pl.runtime.words import duration
 
@@ -68,17 +80,62 @@ def test_markdown_and_csv_say_the_same(tmp_path: Path) -> None:
     first, second = (line.split(" | ") for line in text.splitlines() if line.startswith(("| a", "| b")))
     assert first[1].startswith("3")
     assert first[2].startswith("10.0 [0.0, ")
-    assert first[4:] == ["–", "101 s", "2,000 |"]
+    assert first[4:] == ["–", "–", "101 s", "2,000 |"]
     assert second[4].startswith("+5.0 [+")
+    assert text.splitlines()[4].split(" | ")[5] == "p"
+    # A task is gained for each seed, another one each time: a resample of d seeds holds none with chance (1 − d/20)^20.
+    assert float(second[5]) == pytest.approx(
+        2 * sum(n / 27 * (1 - d / 20) ** 20 for d, n in ((1, 3), (2, 18), (3, 6))), abs=0.02
+    )
     with (tmp_path / "comparison.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["objective"] for row in rows] == ["a", "b"]
     assert [float(rows[1][name]) for name in ("before", "after", "difference")] == [0.1, 0.3, 0.05]
     assert float(rows[1]["difference_low"]) < 0.05 < float(rows[1]["difference_high"])
-    assert rows[0]["difference_low"] == ""
+    assert rows[0]["difference_low"] == rows[0]["p"] == rows[0]["difference_seeds"] == ""
+    assert (rows[1]["p"], rows[1]["difference_seeds"]) == (rows[1]["p_holm"], "3")
     assert [rows[0][name] for name in ("seeds", "tasks", "iterations", "seconds", "generated_tokens")] == [
         *("3", "20", "10", "101.0", "2000"),
     ]
+
+
+def many(seeds: dict[str, int]) -> list[Run]:
+    """Methods with their numbers of seeds; the k-th method wins 2·k of 20 tasks more than the first, for every seed."""
+    return [
+        Run(
+            name,
+            seed,
+            {n: {f"t{i:02}": float(i < w) for i in range(20)} for n, w in ((0, 2), (5, 4 + 2 * k))},
+            1.0,
+            1.0,
+        )
+        for k, (name, count) in enumerate(seeds.items())
+        for seed in range(count)
+    ]
+
+
+def test_comparisons_with_one_baseline_are_one_family() -> None:
+    found = summarise(many({"a": 3, "b": 3, "c": 3, "d": 3}), ["a", "b", "c", "d"])
+    assert (found[0].p, found[0].p_holm) == (None, None)
+    raw, adjusted = ([getattr(summary, name) for summary in found[1:]] for name in ("p", "p_holm"))
+    assert adjusted == holm(raw)
+    assert raw[2] < 0.05 < raw[0]
+    assert adjusted[2] == 3 * raw[2]
+    assert "corrected by Holm for 3 comparisons with a." in caption(found)
+    assert "Holm" not in caption(found[:2])
+    assert "p:" not in caption(found[:1])
+
+
+def test_a_line_says_how_many_seeds_its_intervals_hold() -> None:
+    found = summarise(many({"a": 2, "b": 3, "c": 1, "d": 2}), ["a", "b", "c", "d"])
+    cells = [row(summary) for summary in found]
+    assert [line[1] for line in cells] == ["2", "3", "1 †", "2"]
+    assert cells[1][4].endswith("] of 2 seeds")
+    assert cells[3][4].endswith("]")
+    assert ONE_SEED in caption(found)
+    assert ONE_SEED not in caption([found[0], found[3]])
+    one_pair = summarise(many({"a": 1, "b": 3}), ["a", "b"])
+    assert row(one_pair[1])[4].endswith("] of 1 † seed")
 
 
 @pytest.mark.parametrize(
@@ -92,6 +149,7 @@ def test_figures_stay_whole_beside_long_names_on_a_small_terminal(long: str) -> 
     console.print(table(summaries))
     printed = console.export_text()
     assert max(map(len, printed.splitlines())) <= 80
+    assert f" p {chance(summaries[1].p_holm)} " in printed
     for text in (percent(summaries[1].after), points(summaries[1].difference)):
         assert f"[{text.split('[')[1]}" in printed
 
@@ -125,6 +183,7 @@ def test_numbers_as_text() -> None:
     assert percent(Interval(0.5, 0.25, 0.999)) == "50.0 [25.0, 99.9]"
     assert points(Interval(-0.05, -0.1, 0.0)) == "-5.0 [-10.0, +0.0]"
     assert points(None) == "–"
+    assert [chance(p) for p in (None, 0.0004, 0.001, 0.25, 1.0)] == ["–", "<0.001", "0.001", "0.250", "1.000"]
     assert [duration(seconds) for seconds in (0.4, 119, 120, 7199, 7200)] == [
         "0 s",
         "119 s",
