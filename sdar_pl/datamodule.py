@@ -21,6 +21,7 @@ from sdar_pl.batch import Batch, Row, micro_batches, rows_of
 from sdar_pl.checks import at_least
 from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.environments.base import Environment
+from sdar_pl.environments.listing import refuse_bad_tasks
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import Objective
 from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
@@ -236,9 +237,10 @@ class RolloutDataModule(L.LightningDataModule):
         )
         self.prompter.bind(self.policy.tokenizer)
         self.context.bind(self.environment, self.group_size)
-        if stage == "fit":
-            self.environment.tasks(self.splits["train"])
-        self.panel("test" if stage in ("test", "predict") else "validate")
+        played = "test" if stage in ("test", "predict") else "validate"
+        for split in ["train", played] if stage == "fit" else [played]:
+            refuse_bad_tasks(self.environment, self.splits[split])
+        self.panel(played)
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """The micro-batches of the present epoch.

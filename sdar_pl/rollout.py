@@ -12,17 +12,21 @@ import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from typing import TypeVar
 
 import numpy as np
 
 from sdar_pl.checks import at_least, between, positive
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
 from sdar_pl.environments.base import Environment
+from sdar_pl.environments.observations import ObservationError, received
 from sdar_pl.errors import UserError
 from sdar_pl.prompts import Prompter
 from sdar_pl.sampling.slots import Attempt, EpisodeSlot
-from sdar_pl.sampling.threads import NoAnswerError, run_all
+from sdar_pl.sampling.threads import NoAnswerError, TooManyHungError, run_all
 from sdar_pl.types import Episode, Observation, Task, Turn
+
+T = TypeVar("T")
 
 #: Called with every episode that ends.
 Progress = Callable[[Episode], None]
@@ -148,7 +152,7 @@ class _Players:
         holding = [slot for slot in slots if slot.now.session]
         for slot in holding:
             slot.now.given_up = True
-        results = run_all([slot.now.close for slot in holding], self.rules.step_timeout, self.rules.workers)
+        results = self._run_all([slot.now.close for slot in holding])
         for slot, error in zip(holding, results, strict=True):
             if isinstance(error, BaseException):
                 warnings.warn(f"closing a session of {slot.task.id}: {_in_words(error)}", stacklevel=2)
@@ -156,21 +160,29 @@ class _Players:
     # ------------------------------------------------------------------ sessions
 
     def _observe(
-        self, slots: Sequence[EpisodeSlot], calls: Sequence[Callable[[], object]]
+        self, slots: Sequence[EpisodeSlot], calls: Sequence[Callable[[], Observation]]
     ) -> tuple[list[tuple[EpisodeSlot, Observation]], list[EpisodeSlot]]:
         """Call each slot's session → (slots with their observations, slots to open again after a failure)."""
         observations, failures = list[tuple[EpisodeSlot, Observation]](), list[tuple[EpisodeSlot, str]]()
-        answers = run_all(calls, self.rules.step_timeout, self.rules.workers)
+        answers = self._run_all(calls)
         for slot, answer in zip(slots, answers, strict=True):
             if isinstance(answer, UserError):
                 raise answer
             if isinstance(answer, BaseException):
                 failures.append((slot, _in_words(answer)))
-            elif not isinstance(answer, Observation):
-                failures.append((slot, f"the session returned {type(answer).__name__} instead of an Observation"))
             else:
                 observations.append((slot, answer))
         return observations, self._retry(failures)
+
+    def _run_all(self, calls: Sequence[Callable[[], T]]) -> list[T | BaseException]:
+        """Make the calls in threads. Raises ``UserError`` where too many of a run's calls never return."""
+        try:
+            return run_all(calls, self.rules.step_timeout, self.rules.workers)
+        except TooManyHungError as error:
+            raise UserError(
+                f"data.environment: sessions of {type(self.environment).__name__} hang: {error}; mend it, or raise "
+                "data.play.step_timeout if it is only slow"
+            ) from None
 
     def _retry(self, failures: Sequence[tuple[EpisodeSlot, str]]) -> list[EpisodeSlot]:
         """Close failed sessions → the slots to open again. An episode out of retries is marked ``failed``."""
@@ -190,13 +202,13 @@ class _Players:
             warnings.warn(f"task {slot.task.id} failed {slot.failures} times and is left out: {error}", stacklevel=2)
         return again
 
-    def _reset(self, attempt: Attempt, task: Task) -> object:
+    def _reset(self, attempt: Attempt, task: Task) -> Observation:
         session = self.environment.session(task)
         attempt.session.append(session)
         if attempt.given_up:  # opening took longer than the time limit
             attempt.close()
-            return None
-        return session.reset()
+            raise NoAnswerError("opened too late")  # read by nobody
+        return received(session.reset(), first=True)
 
     # ------------------------------------------------------------------ turns
 
@@ -237,9 +249,9 @@ class _Players:
             self.progress(slot.episode)
 
 
-def _step(attempt: Attempt, action: str) -> object:
-    return attempt.session[0].step(action)
+def _step(attempt: Attempt, action: str) -> Observation:
+    return received(attempt.session[0].step(action))
 
 
 def _in_words(error: BaseException) -> str:
-    return str(error) if isinstance(error, NoAnswerError) else f"{type(error).__name__}: {error}"
+    return str(error) if isinstance(error, (NoAnswerError, ObservationError)) else f"{type(error).__name__}: {error}"

@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 from helpers import worlds
 from helpers.plays import TOKENS, Dice, only, run, summary
-from helpers.worlds import Echo, EchoSession, eventually
+from helpers.worlds import Echo, EchoSession, answers, eventually
 
 from sdar_pl.engines.base import Completion, Request, Sampling
 from sdar_pl.environments.base import Session
 from sdar_pl.errors import UserError
 from sdar_pl.rollout import PlayRules
+from sdar_pl.sampling import threads
 from sdar_pl.types import Task
 
 
@@ -39,6 +40,11 @@ def test_a_failure_is_played_again(kind: type[EchoSession]) -> None:
         (worlds.Raises, "ValueError: boom"),
         (worlds.Wrong, "returned str instead of an Observation"),
         (worlds.Hangs, "no answer within 0.4 s"),
+        (answers(reward=float("nan")), "Observation.reward is nan; must be a finite number"),
+        (answers(text=None), "Observation.text is None; must be a text"),
+        (answers(text="\ud800"), "Observation.text has a lone surrogate"),
+        (answers(success=True, done=False), "Observation.success without Observation.done"),
+        (worlds.Ended, "reset() returned done or a reward; only step() may"),
     ],
 )
 def test_what_fails_too_often_is_given_up(kind: type[EchoSession], words: str) -> None:
@@ -50,6 +56,25 @@ def test_what_fails_too_often_is_given_up(kind: type[EchoSession], words: str) -
     assert world.opened["2"] == 3
     # The others are what they are without it.
     assert summary(run(Echo()))[3:] == summary(episodes)[3:]
+
+
+def test_numpy_scalars_pass_and_become_plain() -> None:
+    fields = {"text": np.str_("you see"), "reward": np.float32(0.5), "done": np.bool_(False), "admissible": ["look"]}
+    turns = [turn for episode in run(Echo(make=only(2, answers(**fields), 99))) for turn in episode.turns]
+    assert {type(value) for turn in turns for value in vars(turn.observation).values()} == {str, tuple, float, bool}
+    assert {turn.reward for turn in turns} == {0.0, 0.5, 1.0}
+
+
+def test_too_many_hung_sessions_end_the_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without the limit, a session that hangs for ever would leave a thread behind at every retry."""
+    others, before = threads.hung(), threading.active_count()  # other tests' sessions come back later
+    monkeypatch.setattr(threads, "MOST_HUNG", others + 4)
+    worlds.HangsOpening.release.clear()
+    with pytest.raises(UserError, match=r"^data\.environment: sessions of Echo hang: \d+ calls .*data\.play\.step_timeout"):
+        run(Echo(make=lambda task, count: worlds.HangsOpening(task, 3, [])), PlayRules(step_timeout=0.2, workers=3))
+    assert threading.active_count() <= before + 4 + 3
+    worlds.HangsOpening.release.set()
+    eventually(lambda: threads.hung() <= others and threading.active_count() <= before)
 
 
 def test_retries_none() -> None:

@@ -2,6 +2,7 @@
 
     python -m sdar_pl check-env my_package.Maze
     python -m sdar_pl check-env my_package.Maze --init size=small seed=3 --split train validation --episodes 12
+    python -m sdar_pl check-env sdar_pl.environments.faults.Faulty --init 'environment={class_path: my_package.Maze}'
 
 It plays random, scripted (``expert_plan``) and garbage episodes. Exit status 0: no violation; 1: violations, one line
 each; 2: bad input. Left out: time limits; a session that hangs hangs the command.
@@ -94,6 +95,13 @@ def _init(pairs: Sequence[str]) -> dict[str, Any]:
 
 
 def _make(environment_class: type[Environment], arguments: dict[str, Any]) -> Environment:
+    """The environment. An argument with a ``class_path`` is made first, as in a configuration."""
+    arguments = {
+        name: _make(_class(str(value["class_path"])), value.get("init_args") or {})
+        if isinstance(value, dict) and "class_path" in value
+        else value
+        for name, value in arguments.items()
+    }
     try:
         return environment_class(**arguments)
     except UserError:

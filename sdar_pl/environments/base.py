@@ -119,6 +119,11 @@ class Environment(ABC):
         """The actions of a known solution, for a teacher to read; empty where none is known."""
         return ()
 
+    @property
+    def knows_solutions(self) -> bool:
+        """Whether ``expert_plan`` can know a solution of any task."""
+        return type(self).expert_plan is not Environment.expert_plan
+
     @abstractmethod
     def parse(self, text: str) -> tuple[str, bool]:
         """Model output → (action, whether the output has the format that was asked for). It never raises."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from sdar_pl.environments.base import Session
+from sdar_pl.environments.listing import refuse_bad_task
 from sdar_pl.sampling.tasks import EVALUATE
 from sdar_pl.skills.providers import ContextProvider
 from sdar_pl.types import Episode, Task
@@ -57,6 +58,8 @@ class EpisodeSlot:
         Episode 1 of group 3 in iteration 7 of a run with seed 0, 8 episodes a group::
 
             EpisodeSlot(task, group=3, index=1, number=25, seed=(0, TRAIN, 7, 3, 1), context="Open the fridge first.")
+
+    Raises ``UserError`` for a task that is not valid.
     """
 
     task: Task
@@ -68,6 +71,9 @@ class EpisodeSlot:
     student_context: str = ""
     failures: int = 0
     attempt: Attempt | None = None
+
+    def __post_init__(self) -> None:
+        refuse_bad_task(self.task)
 
     @property
     def now(self) -> Attempt:

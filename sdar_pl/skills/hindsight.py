@@ -85,7 +85,7 @@ class ReferenceSolution(ContextProvider):
         self.environment: Environment | None = None
 
     def bind(self, environment: Environment, group_size: int) -> None:
-        if type(environment).expert_plan is Environment.expert_plan:
+        if not environment.knows_solutions:
             raise UserError(
                 f"data.context: {type(environment).__name__} has no reference solutions (expert_plan); use another "
                 "context, such as sdar_pl.skills.hindsight.SiblingEpisode"

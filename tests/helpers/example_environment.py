@@ -164,13 +164,6 @@ class _Number(int):
         self.lock = threading.Lock()
 
 
-class _Unsaved(str):
-    """A text with a lock."""
-
-    def __init__(self, value: str) -> None:
-        self.lock = threading.Lock()
-
-
 BROKEN = (
     Broken("tasks", "more than one task with the id", listed(lambda tasks: [tasks[0], *tasks])),
     Broken("tasks", "Task.text is ''", listed(lambda tasks: [replace(task, text="") for task in tasks])),
@@ -196,7 +189,9 @@ BROKEN = (
     Broken("episodes", "session() returned None", world(session=lambda self, task: None)),
     Broken("episodes", "session() of task train/1 raised", world(session=lambda self, task: GuessSession())),
     Broken("observations", "Observation.text", answers(text=None)),
-    Broken("observations", "Observation.admissible", answers(admissible=["1"])),
+    Broken("observations", "Observation.admissible", answers(admissible="1")),
+    Broken("observations", "a command is 1; must be a text", answers(admissible=("2", 1))),
+    Broken("observations", "has a lone surrogate, '\\ud800', at 3", answers(text="It \ud800")),
     Broken("observations", "a command twice", answers(admissible=("1", "1"))),
     Broken("observations", "Observation.reward is nan", answers(reward=float("nan"))),
     Broken("observations", "Observation.reward is '1'", answers(reward="1")),
@@ -240,5 +235,4 @@ BROKEN = (
             [task.text, *(action for action, _ in history[max(0, len(history) - steps) :])]))),
     Broken("plain_data", "cannot be saved", listed(
         lambda tasks: [replace(task, data=_Number(task.data)) for task in tasks])),
-    Broken("plain_data", "Observation of task", answers(text=_Unsaved("It is higher."))),
 )  # fmt: skip

@@ -5,7 +5,8 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from sdar_pl.environments.base import Environment, Session
 from sdar_pl.errors import UserError
@@ -81,6 +82,24 @@ class Wrong(EchoSession):
 
     def step(self, action: str) -> Observation:
         return "nonsense"  # type: ignore[return-value]
+
+
+class Ended(EchoSession):
+    """Has ended before its first step."""
+
+    def reset(self) -> Observation:
+        return replace(super().reset(), done=True)
+
+
+def answers(**fields: Any) -> type[EchoSession]:
+    """Sessions that answer their second step with other fields."""
+
+    class Answers(EchoSession):
+        def step(self, action: str) -> Observation:
+            answer = super().step(action)
+            return replace(answer, **fields) if self.number == 2 else answer
+
+    return Answers
 
 
 class Missing(EchoSession):

@@ -9,9 +9,12 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from helpers import ROOT
+from helpers.worlds import eventually
 
-from sdar_pl.sampling.threads import NoAnswerError, run_all
+from sdar_pl.sampling import threads
+from sdar_pl.sampling.threads import NoAnswerError, TooManyHungError, hung, run_all
 
 
 def test_results_and_errors_in_the_order_of_the_calls() -> None:
@@ -76,6 +79,26 @@ def test_an_answer_after_the_time_limit_changes_nothing() -> None:
     results = run_all([late, lambda: time.sleep(0.6) or 7, last], timeout=1.0, workers=2)
     assert isinstance(results[0], NoAnswerError)
     assert results[1:] == [7, 7]
+
+
+def test_the_number_of_hung_threads_is_limited(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(threads, "_abandoned", [])  # other tests'
+    monkeypatch.setattr(threads, "MOST_HUNG", 5)
+    let_go, made = threading.Event(), []
+
+    def hang() -> None:
+        made.append(1)
+        let_go.wait(60)
+
+    for count in (2, 4):  # over several calls of run_all
+        assert all(isinstance(r, NoAnswerError) for r in run_all([hang] * 2, timeout=0.1, workers=2))
+        assert hung() == count
+    with pytest.raises(TooManyHungError, match=r"^[67] calls have not returned, each after its time limit of 0.1 s$"):
+        run_all([hang] * 50, timeout=0.1, workers=2)
+    assert len(made) <= 7, "the calls that waited are not made"
+    let_go.set()
+    eventually(lambda: hung() == 0)
+    assert run_all([lambda: 7] * 9, timeout=30, workers=3) == [7] * 9, "those that have come back do not count"
 
 
 def test_a_hung_call_does_not_keep_the_process_alive() -> None:

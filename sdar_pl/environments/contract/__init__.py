@@ -10,7 +10,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 
 from sdar_pl.environments.contract import sessions, tasks, wording
-from sdar_pl.environments.contract.plays import ContractError, NotCheckedError, Subject, brief
+from sdar_pl.environments.contract.plays import ContractError, NotCheckedError, Subject
+from sdar_pl.environments.observations import brief
 from sdar_pl.errors import UserError
 
 __all__ = ["CHECKS", "Report", "Subject", "check"]

@@ -12,13 +12,11 @@ from functools import cached_property
 from typing import TypeVar
 
 from sdar_pl.environments.base import Environment, Session
+from sdar_pl.environments.observations import brief, plain
 from sdar_pl.errors import UserError
 from sdar_pl.types import Observation, Task
 
 T = TypeVar("T")
-
-#: tasks of a split that are looked at: its first ones, and as many spread over the rest
-SAMPLE = 100
 
 #: model outputs that no environment understands, and that none may raise on
 GARBAGE = (
@@ -61,12 +59,15 @@ class Subject:
         splits: names of its splits; the first one is played.
         episodes: tasks that are played, of as many kinds as there are.
         turns: longest random or garbage episode.
+        sampled_tasks: tasks that are looked at of a split that is no list and no tuple: its first ones, and as many
+            spread over the rest. A list is looked at whole.
     """
 
     make: Callable[[], Environment]
     splits: Sequence[str] = ("train",)
     episodes: int = 6
     turns: int = 40
+    sampled_tasks: int = 100
 
     @cached_property
     def environment(self) -> Environment:
@@ -74,8 +75,8 @@ class Subject:
 
     @cached_property
     def sampled(self) -> dict[str, list[Task]]:
-        """Tasks of each split (``sample``)."""
-        return {split: sample(self.environment, split) for split in self.splits}
+        """Tasks of each split."""
+        return {split: self.sample(self.environment, split) for split in self.splits}
 
     @cached_property
     def tasks(self) -> list[Task]:
@@ -107,6 +108,21 @@ class Subject:
     def plays(self) -> list[Play]:
         return [*self.random_plays, *self.garbage_plays, *self.expert_plays]
 
+    def sample(self, environment: Environment, split: str) -> list[Task]:
+        """Tasks of a split. Raises ``ContractError`` for what is not a sequence of tasks."""
+        tasks = call(f"tasks({split!r})", environment.tasks, split)
+        if not isinstance(tasks, Sequence):
+            raise ContractError(f"tasks({split!r}) returned {type(tasks).__name__}; must be a sequence, such as a list")
+        if not len(tasks):
+            raise ContractError(f"tasks({split!r}) is empty")
+        number, most = len(tasks), len(tasks) if isinstance(tasks, (list, tuple)) else self.sampled_tasks
+        indices = sorted({*range(min(number, most)), *range(0, number, -(-number // most))})
+        chosen = [call(f"tasks({split!r})[{index}]", tasks.__getitem__, index) for index in indices]
+        for task in chosen:
+            if not isinstance(task, Task):
+                raise ContractError(f"tasks({split!r}) holds {brief(task)}; must be a Task")
+        return chosen
+
     def garbage(self, task: Task) -> list[str]:
         """``GARBAGE``, and the tags that the instructions mention: unclosed, empty, reversed and repeated."""
         opening = call("opening()", self.environment.opening, task, Observation(task.text))
@@ -128,22 +144,6 @@ def call(what: str, function: Callable[..., T], *arguments: object) -> T:
         raise
     except Exception as error:
         raise ContractError(f"{what} raised {type(error).__name__}: {brief(str(error))}") from error
-
-
-def sample(environment: Environment, split: str) -> list[Task]:
-    """At most 2 × ``SAMPLE`` tasks of a split. Raises ``ContractError`` for what is not a sequence of tasks."""
-    tasks = call(f"tasks({split!r})", environment.tasks, split)
-    if not isinstance(tasks, Sequence):
-        raise ContractError(f"tasks({split!r}) returned {type(tasks).__name__}; must be a sequence, such as a list")
-    if not len(tasks):
-        raise ContractError(f"tasks({split!r}) is empty")
-    number = len(tasks)
-    indices = sorted({*range(min(number, SAMPLE)), *range(0, number, -(-number // SAMPLE))})
-    chosen = [call(f"tasks({split!r})[{index}]", tasks.__getitem__, index) for index in indices]
-    for task in chosen:
-        if not isinstance(task, Task):
-            raise ContractError(f"tasks({split!r}) holds {brief(task)}; must be a Task")
-    return chosen
 
 
 def reset(session: Session, task: Task) -> Observation:
@@ -178,13 +178,7 @@ def open_session(environment: Environment, task: Task) -> Session:
     return session
 
 
-def brief(value: object) -> str:
-    """At most 60 characters of a value's ``repr``, on one line."""
-    text = " ".join(repr(value).split())
-    return text if len(text) <= 60 else f"{text[:56]} …{text[-1]}"
-
-
 def _observed(what: str, answer: object) -> Observation:
     if not isinstance(answer, Observation):
         raise ContractError(f"{what} returned {type(answer).__name__}; must be an Observation")
-    return answer
+    return plain(answer)

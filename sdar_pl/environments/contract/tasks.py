@@ -10,7 +10,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import asdict
 
-from sdar_pl.environments.contract.plays import ContractError, NotCheckedError, Subject, brief, sample
+from sdar_pl.environments.contract.plays import ContractError, NotCheckedError, Subject
+from sdar_pl.environments.observations import brief, text_problem
 from sdar_pl.errors import UserError
 from sdar_pl.types import Observation, Task
 
@@ -20,12 +21,20 @@ def tasks(subject: Subject) -> Iterator[str]:
     for split in subject.splits:
         ids = Counter[str]()
         for task in subject.sampled[split]:
-            ids[task.id] += 1
-            for name, value in (("id", task.id), ("kind", task.kind), ("text", task.text)):
-                if not isinstance(value, str) or not value.strip():
-                    yield f"Task.{name} is {brief(value)} in tasks({split!r}); must be a text"
-        if twice := [id for id, count in ids.items() if count > 1]:
-            yield f"tasks({split!r}) has more than one task with the id {brief(twice[0])}"
+            yield from (f"tasks({split!r}): {problem}" for problem in problems(task))
+            ids[repr(task.id)] += 1
+        twice = next((task.id for task in subject.sampled[split] if ids[repr(task.id)] > 1), None)
+        if twice is not None:
+            yield f"tasks({split!r}) has more than one task with the id {brief(twice)}"
+
+
+def problems(task: Task) -> Iterator[str]:
+    """What is wrong with the fields of a task, one line each."""
+    for name, value in (("id", task.id), ("kind", task.kind), ("text", task.text)):
+        if fault := text_problem(value):
+            yield f"Task.{name} {fault}"
+        elif not value.strip():
+            yield f"Task.{name} is {brief(value)}; must be a text"
 
 
 def stable(subject: Subject) -> Iterator[str]:
@@ -33,9 +42,9 @@ def stable(subject: Subject) -> Iterator[str]:
     another = subject.make()
     for split in subject.splits:
         first = _contents(subject.sampled[split])
-        if first != _contents(sample(subject.environment, split)):
+        if first != _contents(subject.sample(subject.environment, split)):
             yield f"tasks({split!r}) differs between two calls"
-        elif first != _contents(sample(another, split)):
+        elif first != _contents(subject.sample(another, split)):
             yield f"tasks({split!r}) differs between two instances"
 
 

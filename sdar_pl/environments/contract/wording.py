@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
-from sdar_pl.environments.contract.plays import ContractError, Subject, brief, call
+from sdar_pl.environments.contract.plays import ContractError, Subject, call
+from sdar_pl.environments.observations import brief
 from sdar_pl.types import Observation, Task
 
 #: stand in for actions in a history, to find in a prompt which of them it shows
