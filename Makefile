@@ -1,4 +1,4 @@
-.PHONY: setup quickstart test slow lint docs
+.PHONY: setup quickstart test slow soak lint docs
 VENV ?= .venv
 
 setup:
@@ -13,6 +13,9 @@ test:
 
 slow:
 	$(VENV)/bin/python -m pytest -m "slow and not gpu"
+
+soak:
+	$(VENV)/bin/python scripts/soak.py
 
 lint:
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
