@@ -133,6 +133,7 @@ def main() -> int:
     """Soak, report → 0, or 1 if a bound is broken."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--iterations", type=int, default=2000)
+    parser.add_argument("--minutes", type=int, help="end the run earlier, after this many minutes")
     parser.add_argument("--quickstart", type=int, default=5, help="iterations of the quickstart's size")
     parser.add_argument("--runs", type=Path, help="keep the runs here, and use those that are here already")
     parser.add_argument("--out", type=Path, default=ROOT / "benchmarks")
@@ -142,6 +143,8 @@ def main() -> int:
         folder = args.runs or Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
         settings = {**SETTINGS, "trainer.check_val_every_n_epoch": max(1, args.iterations // 10)}
+        if args.minutes:
+            settings["trainer.max_time"] = f"00:{args.minutes // 60:02}:{args.minutes % 60:02}:00"
         samples, sums = fit(folder, "soak", args.iterations, settings)
         whole, _ = fit(folder, "quickstart", args.quickstart, {"trainer.limit_val_batches": 0})
     trends = {name: trend(samples[name]) for name in ("rss", "descriptors", "threads", "wall_s", "cpu_s")}
@@ -154,7 +157,7 @@ def main() -> int:
     }
     broken = broken_bounds(trends, shares["quickstart"]["cpu_s"])
     report = {
-        "iterations": args.iterations,
+        "iterations": len(samples["iteration"]),
         "trends": {name: {**asdict(one), "grows": one.grows} for name, one in trends.items()},
         "checkpoint_share": shares,
         "quickstart_iteration_s": {clock: statistics.median(whole[clock]) for clock in ("wall_s", "cpu_s")},
@@ -214,8 +217,9 @@ def markdown(report: dict, trends: dict[str, Trend]) -> str:  # type: ignore[typ
         "iterations; descriptors and threads may not grow by more than 0.1 in 1,000 iterations.",
         "",
         f"**Checkpoints** (two an iteration, flushed to the disk), share of an iteration, median: quickstart's size "
-        f"({whole['wall_s']:.1f} s by the clock, {whole['cpu_s']:.1f} s of processor) {share['quickstart']['wall_s']:.1%} "
-        f"by the clock, {share['quickstart']['cpu_s']:.1%} in processor time; the soak's small iterations "
+        f"({whole['wall_s']:.1f} s by the clock, {whole['cpu_s']:.1f} s of processor) "
+        f"{share['quickstart']['wall_s']:.1%} by the clock, {share['quickstart']['cpu_s']:.1%} in processor time; "
+        f"the soak's small iterations "
         f"{share['soak']['wall_s']:.1%} and {share['soak']['cpu_s']:.1%}. Bound: {OVERHEAD:.0%} of the processor time.",
         "",
         f"**Bounds broken: {', '.join(report['broken']) or 'none'}.**",

@@ -70,7 +70,9 @@ def test_too_many_hung_sessions_end_the_run(monkeypatch: pytest.MonkeyPatch) -> 
     others, before = threads.hung(), threading.active_count()  # other tests' sessions come back later
     monkeypatch.setattr(threads, "MOST_HUNG", others + 4)
     worlds.HangsOpening.release.clear()
-    with pytest.raises(UserError, match=r"^data\.environment: sessions of Echo hang: \d+ calls .*data\.play\.step_timeout"):
+    with pytest.raises(
+        UserError, match=r"^data\.environment: sessions of Echo hang: \d+ calls .*data\.play\.step_timeout"
+    ):
         run(Echo(make=lambda task, count: worlds.HangsOpening(task, 3, [])), PlayRules(step_timeout=0.2, workers=3))
     assert threading.active_count() <= before + 4 + 3
     worlds.HangsOpening.release.set()

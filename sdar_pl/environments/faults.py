@@ -1,6 +1,6 @@
 """Faulty: another environment whose sessions raise, hang, dawdle and talk nonsense at given rates.
 
-It tests what a run survives, by configuration alone. The faults are of sessions: ``reset`` and ``step``. Tasks and words
+It tests what a run survives, by configuration alone. Faults are of sessions (``reset`` and ``step``). Tasks and words
 are the wrapped environment's own.
 """
 
@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 from sdar_pl.checks import at_least, between
 from sdar_pl.environments.base import Environment, Session
@@ -25,19 +25,19 @@ Fault = Literal["exceptions", "hangs", "nonsense", "slow", ""]
 #: the faults that end a session; a slow call is none
 FATAL = frozenset({"exceptions", "hangs", "nonsense"})
 
-#: answers that are no valid Observation, made of one that is
-NONSENSE: tuple[Callable[[Observation], Any], ...] = (
-    lambda seen: None,
-    lambda seen: (seen.text, seen.reward, seen.done, {}),
-    lambda seen: replace(seen, text=None),
-    lambda seen: replace(seen, text=seen.text.encode()),
-    lambda seen: replace(seen, text=seen.text + "\ud800"),
-    lambda seen: replace(seen, admissible="look"),
-    lambda seen: replace(seen, reward=math.nan),
-    lambda seen: replace(seen, reward=-math.inf),
-    lambda seen: replace(seen, reward="1"),
-    lambda seen: replace(seen, done=None),
-    lambda seen: replace(seen, done=False, success=True),
+#: fields that make an observation invalid; None stands for no observation at all
+NONSENSE: tuple[dict[str, Any] | None, ...] = (
+    None,
+    {"text": None},
+    {"text": b"You see a desk."},
+    {"text": "You see a \ud800."},
+    {"admissible": "look"},
+    {"admissible": ("look", 7)},
+    {"reward": math.nan},
+    {"reward": -math.inf},
+    {"reward": "1"},
+    {"done": None},
+    {"done": False, "success": True},
 )
 
 
@@ -85,7 +85,7 @@ class Faulty(Environment):
         self._lock = threading.Lock()
 
     def faults(self, task: Task, number: int) -> Iterator[tuple[Fault, random.Random]]:
-        """The fault of each call of the task's session ``number`` (from 0), and the stream that its details come from."""
+        """The fault of each call of the task's session ``number`` (from 0), with the stream of its details."""
         stream = random.Random(f"{self.seed}/{task.id}/{number}")
         while True:
             drawn = stream.random()
@@ -162,4 +162,9 @@ class FaultySession(Session):
         if fault == "slow":
             self.closed.wait(self.delay)
         answer = call()
-        return stream.choice(NONSENSE)(answer) if fault == "nonsense" else answer
+        return spoilt(answer, stream.choice(NONSENSE)) if fault == "nonsense" else answer
+
+
+def spoilt(answer: Observation, fields: dict[str, Any] | None) -> Observation:
+    """The answer with these fields; no answer for None."""
+    return cast("Observation", None) if fields is None else replace(answer, **fields)

@@ -59,7 +59,7 @@ def problems(seen: Observation) -> Iterator[str]:
         yield f"Observation.text {fault}"
     if not isinstance(seen.admissible, tuple):
         yield f"Observation.admissible is {brief(seen.admissible)}; must be a tuple of texts"
-    elif fault := next(filter(None, map(text_problem, seen.admissible)), None):
+    elif fault := next(filter(None, map(text_problem, seen.admissible)), ""):
         yield f"Observation.admissible: a command {fault}"
     if not isinstance(seen.reward, float) or not math.isfinite(seen.reward):
         yield f"Observation.reward is {brief(seen.reward)}; must be a finite number"

@@ -67,6 +67,20 @@ def test_init(capsys: pytest.CaptureFixture[str]) -> None:
     assert "played: 3 tasks of train" in capsys.readouterr().out
 
 
+def test_an_environment_inside_another(module: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = [
+        "check-env",
+        "sdar_pl.environments.faults.Faulty",
+        "--init",
+        "environment={class_path: my_guess.Guess}",
+    ]
+    assert main(arguments) == 0
+    assert main([*arguments, "exceptions=1"]) == 1
+    assert "episodes: reset() of task train/1 raised InjectedError" in capsys.readouterr().out
+    assert main([*arguments[:3], "environment={class_path: my_guess.Guess, init_args: {size: 3}}"]) == 2
+    assert capsys.readouterr().err.startswith("error: --init: Guess(…) raised TypeError")
+
+
 def test_a_class_that_never_plays(module: Path, capsys: pytest.CaptureFixture[str]) -> None:
     change(module, "return GuessSession(task.data)", "raise OSError('no\\nserver')")
     assert main(["check-env", "my_guess.Guess"]) == 1

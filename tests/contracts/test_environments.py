@@ -12,6 +12,7 @@ from helpers.example_environment import BROKEN, Broken, Guess
 from sdar_pl.environments.alfworld import AlfWorld
 from sdar_pl.environments.base import Environment
 from sdar_pl.environments.contract import CHECKS, Subject, check
+from sdar_pl.environments.faults import Faulty
 from sdar_pl.environments.household import Household
 
 Make = Callable[[], Environment]
@@ -23,6 +24,7 @@ ALFWORLD_SPLITS = ("valid_unseen", "valid_seen")
     [
         pytest.param(Guess, ("train", "validation"), id="Environment.__doc__"),
         pytest.param(lambda: Household(size="tiny"), ("train", "validation", "test"), id="Household"),
+        pytest.param(lambda: Faulty(Household(size="tiny"), slow=0.2, delay=0), ("train", "validation"), id="Faulty"),
         pytest.param(
             lambda: Household("full", 9, 9, 9, seed=7, think=True, show_admissible=True),
             *[("validation", "train", "test")],
@@ -72,7 +74,7 @@ def test_all_classes_are_checked_here() -> None:
         stack += (parent := stack.pop()).__subclasses__()
         if parent.__module__.startswith("sdar_pl.environments") and not parent.__abstractmethods__:
             classes.add(parent)
-    assert classes == {Household, AlfWorld}
+    assert classes == {Household, AlfWorld, Faulty}
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.check}: {broken.words}")

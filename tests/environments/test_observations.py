@@ -118,8 +118,7 @@ VALUES = st.one_of(
 def test_whatever_arrives_is_plain_or_refused(values: Any) -> None:
     try:
         seen = received(Observation(*values))
-    except ObservationError as error:
-        assert str(error).isprintable()
+    except ObservationError:
         return
     json.dumps(asdict(seen), allow_nan=False).encode()
     assert abs(seen.reward) <= LARGEST_REWARD

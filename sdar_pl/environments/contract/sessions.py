@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from contextlib import closing
 from threading import Barrier, Thread
 
-from sdar_pl.environments.base import Environment
 from sdar_pl.environments.contract.plays import (
     ContractError,
     NotCheckedError,
