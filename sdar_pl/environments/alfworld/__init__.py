@@ -23,6 +23,7 @@ from sdar_pl.environments.base import Session
 from sdar_pl.environments.household.game import KINDS, Game, chosen_kinds
 from sdar_pl.environments.household.prompts import HouseholdPrompts, parse_action
 from sdar_pl.environments.household.rules import HouseholdSession
+from sdar_pl.environments.listing import refuse_bad_task
 from sdar_pl.errors import UserError
 from sdar_pl.types import Task
 
@@ -33,6 +34,10 @@ GAME_FILE = "game.tw-pddl"
 _UNSUPPORTED = ("movable", "Sliced")  # in names of folders that the official engine leaves out
 
 _cached_game = lru_cache(maxsize=256)(load_game)
+
+
+class BadGameError(Exception):
+    """A game that was found bad when it was to be played. The message names its file."""
 
 
 class AlfWorld(HouseholdPrompts):
@@ -47,8 +52,9 @@ class AlfWorld(HouseholdPrompts):
         show_admissible: list the admissible commands with every observation.
         success_reward: reward of the step that wins; every other step has reward 0.
 
-    A game file that cannot be read is skipped with a warning and counted in ``skipped``. Raises ``UserError`` for a
-    folder without games, an unknown kind or engine, and missing packages.
+    A bad game is skipped and counted in ``skipped``: with a warning when the split is listed, or as a failed session
+    (``BadGameError``) if it is found bad only when it is played. Raises ``UserError`` for a folder without a good game,
+    an unknown kind or engine, and missing packages.
     """
 
     def __init__(
@@ -71,7 +77,7 @@ class AlfWorld(HouseholdPrompts):
         self.engine = engine
         self.success_reward = success_reward
         self.root = _find(root)
-        self.skipped = 0
+        self._bad: set[str] = set()  # paths of the bad games found so far
         self._tasks: dict[str, tuple[Task, ...]] = {}
         self._lock = threading.Lock()
 
@@ -89,16 +95,30 @@ class AlfWorld(HouseholdPrompts):
         """The game of a task. Raises ``UserError`` for a game file that is missing or bad."""
         return _cached_game(self.root / task.id / GAME_FILE, task.id)
 
+    @property
+    def skipped(self) -> int:
+        """The number of bad games found so far."""
+        return len(self._bad)
+
     def session(self, task: Task) -> Session:
+        """A new session. With the native engine it raises ``BadGameError``; the official engine finds out in reset."""
         if self.engine == "native":
-            return HouseholdSession(self.game(task), self.success_reward)
+            try:
+                return HouseholdSession(self.game(task), self.success_reward)
+            except UserError as error:
+                self._bad.add(task.id)
+                raise BadGameError(error) from None
         from sdar_pl.environments.alfworld.textworld_worker import TextWorldSession
 
         return TextWorldSession(self.root / task.id / GAME_FILE, self.success_reward)
 
     def expert_plan(self, task: Task) -> tuple[str, ...]:
-        """The walkthrough that comes with the game: a reference solution."""
-        return self.game(task).walkthrough
+        """The walkthrough that comes with the game: a reference solution. Empty for a bad game."""
+        try:
+            return self.game(task).walkthrough
+        except UserError:
+            self._bad.add(task.id)
+            return ()
 
     def _read(self, split: str) -> tuple[Task, ...]:
         splits = sorted(entry.name for entry in os.scandir(self.root) if entry.is_dir())
@@ -106,7 +126,7 @@ class AlfWorld(HouseholdPrompts):
             raise UserError(
                 f"data.environment: AlfWorld has no split {split!r}; {self.root} has {', '.join(splits) or 'none'}"
             )
-        tasks = []
+        tasks, skipped = list[Task](), list[UserError]()
         for path in sorted((self.root / split).glob(f"*/*/{GAME_FILE}")):
             id = path.parent.relative_to(self.root).as_posix()
             kind = path.parent.parent.name.split("-")[0]
@@ -115,12 +135,19 @@ class AlfWorld(HouseholdPrompts):
             try:
                 if kind not in KINDS:
                     raise UserError(f"{path}: the folder's name must begin with one of {', '.join(KINDS)}")
-                tasks.append(Task(id, kind, read_text(path)))
+                task = Task(id, kind, read_text(path))
+                refuse_bad_task(task)  # the names of folders may be no Unicode
+                tasks.append(task)
             except UserError as error:
-                self.skipped += 1
-                warnings.warn(f"data.environment: skipped a bad game: {error}", stacklevel=3)
+                self._bad.add(id)
+                skipped.append(error)
         if not tasks:
-            raise UserError(f"data.environment.root: no good game in {self.root / split} ({self.skipped} skipped)")
+            first = f"; the first: {skipped[0]}" if skipped else ""
+            raise UserError(
+                f"data.environment.root: no good game in {self.root / split} ({len(skipped)} skipped{first})"
+            )
+        for reason in skipped:
+            warnings.warn(f"data.environment: skipped a bad game: {reason}", stacklevel=3)
         return tuple(tasks)
 
 

@@ -50,8 +50,8 @@ Expression = list[Any]  # of words and expressions
 def load_game(path: str | Path, id: str = "") -> Game:
     """Read one game. ``id`` is by default the path.
 
-    Raises ``UserError``, in one line that names the file, for a file that is cut off or not a game, and for predicates
-    or a goal that the rules do not have.
+    Raises ``UserError``, in one line that names the file, for a file that is cut off or not a game, for predicates or a
+    goal that the rules do not have, and for a game without a solution.
     """
     with _errors_name(path):
         return _game(_read(path), id or str(path))
@@ -61,7 +61,7 @@ def read_text(path: str | Path) -> str:
     """``load_game(path).text``, several times as fast, for reading thousands of files.
 
     It raises for a cut-off file, an unknown predicate and a goal that is not one of the six. Only ``load_game`` checks
-    the number of names in a fact.
+    the number of names in a fact, and whether the goal's objects are there.
     """
     with _errors_name(path):
         data = _read(path)
@@ -85,12 +85,21 @@ def _errors_name(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path}: not a whole JSON file ({error})") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
+    except Exception as error:  # a file may be wrong in ways that no check expects
+        raise UserError(
+            f"{path}: not an ALFWorld game ({type(error).__name__}: {' '.join(str(error).split())})"
+        ) from None
 
 
 def _read(path: str | Path) -> dict[str, Any]:
     data = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(data, dict) or not isinstance(data.get("pddl_problem"), str):
         raise UserError("not an ALFWorld game; the key 'pddl_problem' is missing")
+    if not data.get("solvable", True):
+        raise UserError("no solution ('solvable' is false)")
+    walkthrough = data.get("walkthrough") or []
+    if not isinstance(walkthrough, list) or not all(isinstance(action, str) for action in walkthrough):
+        raise UserError("'walkthrough' is no list of commands")
     return data
 
 
@@ -105,7 +114,7 @@ def _game(data: dict[str, Any], id: str) -> Game:
     sections = _sections(data["pddl_problem"])
     facts = _facts(sections[":init"])
     names = _names({name for facts_of in facts.values() for fact in facts_of for name in fact})
-    return Game(
+    game = Game(
         id=id,
         text=_text(data),
         goal=_goal(sections[":goal"]),
@@ -115,6 +124,18 @@ def _game(data: dict[str, Any], id: str) -> Game:
         walkthrough=tuple(data.get("walkthrough") or ()),
         start=next((location for _, location in _of(facts, "atlocation", 2)), ""),
     )
+    _refuse_without_solution(game)
+    return game
+
+
+def _refuse_without_solution(game: Game) -> None:
+    """Raises ``UserError`` for a game that lacks an object, a receptacle or a lamp of its goal."""
+    goal = game.goal
+    needed = {goal.object: goal.count, goal.receptacle: 1, goal.lamp: 1}
+    there = Counter([thing.type for thing in game.things] + [receptacle.type for receptacle in game.receptacles])
+    for type, count in needed.items():
+        if type and there[type] < count:
+            raise UserError(f"no solution (the goal needs {count} of type {type}, the game has {there[type]})")
 
 
 def read_expression(text: str) -> Expression:

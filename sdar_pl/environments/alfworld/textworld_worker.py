@@ -121,7 +121,10 @@ class TextWorldSession(Session):
 
     def reset(self) -> Observation:
         self._worker = self._worker or self._pool.take()
-        return self._observe({"load": str(self.path)})
+        try:
+            return self._observe({"load": str(self.path)})
+        except WorkerError as error:
+            raise WorkerError(f"{self.path}: {error}") from None
 
     def step(self, action: str) -> Observation:
         if self._last is not None and self._last.done:
