@@ -52,8 +52,13 @@ def test_an_environment() -> None:
 
 @pytest.mark.usefixtures("_saved")
 def test_the_environment_keeps_the_contract() -> None:
-    (command,) = [words for words in commands(PAGE) if words[0] == "check-env"]
-    assert main(command) == 0
+    for command in [words for words in commands(PAGE) if words[0] == "check-env"]:
+        assert main(command) == 0
+
+
+@pytest.mark.usefixtures("_saved")
+def test_faults() -> None:
+    assert math.isfinite(train("faulty.yaml")["gap/mean"])
 
 
 @pytest.mark.usefixtures("_saved")
