@@ -43,7 +43,7 @@ def held() -> tuple[int, int, int]:
 @pytest.mark.parametrize(
     ("count", "rates"),
     [
-        pytest.param(200, {"exceptions": 0.1, "nonsense": 0.1}, id="200"),
+        pytest.param(200, {"exceptions": 0.05, "nonsense": 0.05, "slow": 0.01}, id="200"),
         pytest.param(10_000, SLOW_RATES, id="10000", marks=pytest.mark.slow),
     ],
 )
@@ -103,7 +103,8 @@ def test_a_run_by_configuration(tmp_path: Path) -> None:
         "data.environment": "sdar_pl.environments.faults.Faulty",
         "data.environment.environment": inner,
         **{"data.environment.exceptions": "0.1", "data.environment.nonsense": "0.2"},
-        **{"data.play.retries": "0", "data.play.max_failed": "1", "trainer.limit_val_batches": "0"},
+        **{"data.play.retries": "0", "data.play.max_failed": "1"},
+        **{"trainer.limit_val_batches": "0", "trainer.max_epochs": "1"},
     }
     with pytest.warns(UserWarning, match="failed 1 times and is left out"):
         run = fit_here(tmp_path, *(word for key, value in options.items() for word in (f"--{key}", value)))
