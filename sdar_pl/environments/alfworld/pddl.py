@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from sdar_pl.environments.alfworld.playable import refuse_unplayable
 from sdar_pl.environments.household.game import Game, Goal, Receptacle, Thing
 from sdar_pl.errors import UserError
 
@@ -51,7 +52,7 @@ def load_game(path: str | Path, id: str = "") -> Game:
     """Read one game. ``id`` is by default the path.
 
     Raises ``UserError``, in one line that names the file, for a file that is cut off or not a game, for predicates or a
-    goal that the rules do not have, and for a game without a solution.
+    goal that the rules do not have, and for a game that cannot be played or won.
     """
     with _errors_name(path):
         return _game(_read(path), id or str(path))
@@ -124,18 +125,8 @@ def _game(data: dict[str, Any], id: str) -> Game:
         walkthrough=tuple(data.get("walkthrough") or ()),
         start=next((location for _, location in _of(facts, "atlocation", 2)), ""),
     )
-    _refuse_without_solution(game)
+    refuse_unplayable(game)
     return game
-
-
-def _refuse_without_solution(game: Game) -> None:
-    """Raises ``UserError`` for a game that lacks an object, a receptacle or a lamp of its goal."""
-    goal = game.goal
-    needed = {goal.object: goal.count, goal.receptacle: 1, goal.lamp: 1}
-    there = Counter([thing.type for thing in game.things] + [receptacle.type for receptacle in game.receptacles])
-    for type, count in needed.items():
-        if type and there[type] < count:
-            raise UserError(f"no solution (the goal needs {count} of type {type}, the game has {there[type]})")
 
 
 def read_expression(text: str) -> Expression:
