@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
 import threading
 from collections import Counter
 from collections.abc import Sequence
@@ -16,7 +17,7 @@ import numpy as np
 import pytest
 from helpers.experts import CountedHousehold, Script, expected, numbered_tasks
 from helpers.plays import run
-from helpers.runs import fit_here, metrics
+from helpers.runs import ENVIRONMENT, command, fit_here, metrics
 from helpers.worlds import eventually
 
 from sdar_pl.batch import rows_of
@@ -115,3 +116,21 @@ def test_a_run_by_configuration(tmp_path: Path) -> None:
         assert 0 < row["rollout/failed"] == len(played) - len(good) < len(played) == 8
         assert row["train/success"] == np.mean([line["success"] for line in good])
         assert row["train/reward"] == pytest.approx(np.mean([line["reward"] for line in good]))
+
+
+@pytest.mark.slow
+def test_a_run_whose_sessions_hang_for_ever_ends(tmp_path: Path) -> None:
+    """In one line, and its process exits although more than 64 threads still wait."""
+    options = {
+        **{"data.environment": "helpers.experts.Stuck", "trainer.num_sanity_val_steps": "0"},
+        **{"data.tasks_per_iteration": "24", "data.group_size": "4", "data.play.step_timeout": "0.3"},
+    }
+    words = [word for key, value in options.items() for word in (f"--{key}", value)]
+    done = subprocess.run(
+        command(tmp_path, "run", *words), env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 2, done.stderr
+    (error,) = [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+    assert error.startswith("error: data.environment: sessions of Stuck hang: ")
+    assert "data.play.step_timeout" in error
+    assert "Traceback" not in done.stderr

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -14,7 +15,7 @@ from sdar_pl.engines.base import Completion, Engine, Request, Sampling
 from sdar_pl.environments.faults import FATAL, Faulty
 from sdar_pl.environments.household import Household
 from sdar_pl.environments.household.rules import HouseholdSession
-from sdar_pl.types import Task
+from sdar_pl.types import Observation, Task
 
 
 class CountedHousehold(Household):
@@ -39,6 +40,19 @@ class CountedSession(HouseholdSession):
     def close(self) -> None:
         with self.world.lock:
             self.world.closed[self.task.id] += 1
+
+
+class Stuck(Household):
+    """Its sessions never come back from their first step, not even when they are closed."""
+
+    def session(self, task: Task) -> HouseholdSession:
+        return StuckSession(self.game(task), self.success_reward)
+
+
+class StuckSession(HouseholdSession):
+    def step(self, action: str) -> Observation:
+        time.sleep(3600)
+        return super().step(action)
 
 
 def numbered_tasks(world: Household, count: int, games: int = 100) -> list[Task]:
