@@ -1,8 +1,9 @@
 """GRSD, group-reflective self-distillation (2607.28076): a turn's mean gap, relative to the group's, weighs the turn.
 
 Formula and numbers are those of the authors' code (BinbZheng1/GRSD, its training scripts): λ = 0.5, q clipped to ±0.2,
-only groups with both outcomes. Left out: their privileged context, a DO/AVOID list that the policy writes from its own
-reflections on the group, and the loss that trains the reflections.
+only groups with both outcomes. A success is what the environment reports; theirs is a reward above 0. Left out: their
+privileged context, a DO/AVOID list that the policy writes from its own reflections on the group, and the loss that
+trains the reflections.
 """
 
 from __future__ import annotations
