@@ -29,7 +29,7 @@ from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import PlayRules, play
 from sdar_pl.runtime.ranks import gather_to_rank_zero, rank, world
-from sdar_pl.sampling.compatibility import refuse_incompatible_parts
+from sdar_pl.sampling.compatibility import refuse_biased_sampling, refuse_incompatible_parts
 from sdar_pl.sampling.contexts import add_hindsight_contexts, update_context_provider
 from sdar_pl.sampling.dynamic_sampling import roll_out
 from sdar_pl.sampling.iteration import Iteration, refuse_empty, restore
@@ -52,7 +52,7 @@ class RolloutDataModule(L.LightningDataModule):
         prompter: turns episodes into tokens.
         context: the teacher's privileged context.
         advantage: rewards → advantages.
-        sampling: how training responses are sampled.
+        sampling: how training responses are sampled, from the whole policy: without top-p and top-k.
         evaluation: how evaluation responses are sampled (the paper: temperature 0.4).
         play: limits of an episode.
         teacher: the weights that the teacher reads with (linked to model.teacher).
@@ -102,8 +102,7 @@ class RolloutDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if sampling.temperature == 0:
-            raise UserError("data.sampling.temperature: 0 samples the same episode every time; must be > 0")
+        refuse_biased_sampling(sampling)
         if max_refills and group_size < 2:
             raise UserError("data.max_refills: rewards in a group of one never differ; set it to 0 or raise group_size")
         advantage.validate(group_size)

@@ -30,6 +30,7 @@ from sdar_pl.runtime.metrics_csv import MetricsCSV
 from sdar_pl.runtime.precision import take_true_precision
 from sdar_pl.runtime.words import metric_name
 from sdar_pl.sampling.anomalies import Anomalies
+from sdar_pl.sampling.compatibility import refuse_different_halves
 from sdar_pl.sampling.figures import figures
 from sdar_pl.sampling.predictions import Predictions
 from sdar_pl.sampling.tasks import UPDATE
@@ -51,7 +52,6 @@ class SDARModule(L.LightningModule):
         teacher: the weights that the teacher reads with.
         teacher_refresh: when the teacher reads. "iteration": once, before the first update (the paper); "step": at
             every optimizer step, under the weights of that step. The two differ from an iteration's second step on.
-        temperature: sampling temperature of the rollout (linked to data.sampling.temperature).
         importance_cap: correct the mismatch between engine and trainer by truncated importance sampling with this cap
             (null: no correction; the mismatch is always logged).
         max_skipped_steps: end the run when this many optimizer steps in a row, ≥ 1, were skipped because loss or
@@ -66,7 +66,6 @@ class SDARModule(L.LightningModule):
         scheduler: LRSchedulerCallable | None = None,
         teacher: Teacher = Current(),  # noqa: B008 – never changed
         teacher_refresh: Literal["iteration", "step"] = "iteration",
-        temperature: float = 1.0,
         importance_cap: float | None = None,
         max_skipped_steps: int | None = 3,
     ) -> None:
@@ -85,7 +84,7 @@ class SDARModule(L.LightningModule):
         self.policy, self.objective = policy, objective
         self.teacher, self.teacher_refresh = teacher, teacher_refresh
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.temperature, self.importance_cap = temperature, importance_cap
+        self.importance_cap = importance_cap
         self.strict_loading = False  # checkpoints hold trainable parameters only
         self.means, self.evaluation_means = Means(), Means()
         self.empty = False  # whether the optimizer step has no token on any rank
@@ -101,6 +100,7 @@ class SDARModule(L.LightningModule):
             self.policy.load_in(dtype)
 
     def configure_model(self) -> None:
+        refuse_different_halves(self, self.data)
         if self.policy.net is None:
             self.policy.build()
             if self.device_mesh is not None:
@@ -169,7 +169,7 @@ class SDARModule(L.LightningModule):
         if batch.teacher_batch is not None:
             batch = self._read_as_teacher(batch, batch.teacher_batch)
         student, entropy, student_top, _ = self.policy.logprobs(
-            batch, temperature=self.temperature, entropy=True, top=batch.top_tokens
+            batch, temperature=self.data.sampling.temperature, entropy=True, top=batch.top_tokens
         )
         inputs = batch.loss_inputs(
             student,
@@ -209,7 +209,7 @@ class SDARModule(L.LightningModule):
         """
         top_k = self.objective.teacher_top_k or None
         with self.policy.whole(), self.teacher.view(self.policy):
-            seen = self.policy.logprobs(teacher_batch, temperature=self.temperature, top=top_k)
+            seen = self.policy.logprobs(teacher_batch, temperature=self.data.sampling.temperature, top=top_k)
         return replace(batch, teacher_logprobs=seen.values, top_tokens=seen.top_tokens, teacher_top=seen.top)
 
     def optimizer_step(

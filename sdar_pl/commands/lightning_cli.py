@@ -115,7 +115,6 @@ class CommandLine(LightningCLI):
         parser.add_argument(
             "--run", type=str | None, default=None, help="Name of the run folder (default: the config file's)."
         )
-        parser.link_arguments("data.sampling.temperature", "model.temperature")
         # The two halves of an iteration work on the same objects.
         for part in ("policy", "objective", "teacher"):
             parser.link_arguments(f"model.{part}", f"data.{part}", apply_on="instantiate")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from typing import Any
+
+from sdar_pl.engines.base import Sampling
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import Advantage, Objective
 from sdar_pl.prompts import Prompter
@@ -45,3 +48,33 @@ def refuse_incompatible_parts(
             "data.train_with_context, data.evaluate_with_context: this context is made of finished episodes and "
             "cannot be shown to a student that plays; set both to false"
         )
+
+
+def refuse_biased_sampling(sampling: Sampling) -> None:
+    """Raises ``UserError`` for a ``sampling`` that rollouts cannot be trained on.
+
+    Log-probs are under the whole softmax(logits / temperature). Tokens drawn from a part of it have E[∇log π] ≠ 0: each
+    step moves probability from the tokens that were cut off to the others, whatever the rewards.
+    """
+    if sampling.temperature == 0:
+        raise UserError("data.sampling.temperature: 0 samples the same episode every time; must be > 0")
+    for name, value, whole in (("top_p", sampling.top_p, 1), ("top_k", sampling.top_k, 0)):
+        if value != whole:
+            raise UserError(
+                f"data.sampling.{name}: {value:g} cuts off a part of the policy, and the gradient would lower the "
+                f"entropy; set it to {whole} (data.evaluation.{name} may have any value)"
+            )
+
+
+def refuse_different_halves(module: Any, data: Any) -> None:
+    """Raises ``UserError`` where the module and the datamodule of a run were given different parts.
+
+    Two teachers without a state of the same class, such as the defaults of both, are no difference.
+    """
+    for name in ("policy", "objective", "teacher", "teacher_refresh"):
+        ours, theirs = getattr(module, name), getattr(data, name)
+        same = ours == theirs or (name == "teacher" and type(ours) is type(theirs) and not vars(ours))
+        if not same:
+            raise UserError(
+                f"data.{name}: differs from model.{name}; give SDARModule and RolloutDataModule the same one"
+            )
