@@ -3,7 +3,8 @@
 For every episode that the policy plays (temperature 1, no skills; the teacher reads them) the gradient of the gated
 likelihood, summed over its tokens, is taken under both gates. Printed: the ratio of their variances (traces of the
 covariance over episodes, 95 % bootstrap interval), and how far the mean gradients are apart, in units of what chance
-alone makes of it (about 1 if the expectations are equal, since E[∇log π] = 0 on-policy).
+alone makes of it (about 1 if the expectations are equal: the three conditions of sdar_pl/objectives/gates.py hold,
+as gradients are summed, tokens are fresh and every group counts).
 
 Run: python scripts/measure_gate_variance.py [--episodes 384] [--ckpt_path runs/quickstart/checkpoints/last.ckpt]
 """

@@ -36,7 +36,8 @@ class Likelihood(Estimator):
 class Signed(Estimator):
     """Signed likelihood −g·sg(Δ)·log π_θ: pushes up tokens that the teacher endorses and down those that it rejects.
 
-    With g = 1 the expected gradient on-policy is that of the reverse KL (on-policy distillation as policy gradient).
+    With g = 1 the expected gradient is that of the reverse KL (on-policy distillation as policy gradient), under the
+    three conditions at the head of gates.py.
 
     Args:
         clip: bound ≥ 0 on |Δ|, in nats; null: no bound.
@@ -56,7 +57,7 @@ class K3(Estimator):
     Args:
         importance: multiply by ρ = π_θ/π_old with its gradient (Skill-SD), which makes the expected gradient that of
             the reverse KL(π_θ ‖ π_T). Without it the gradient is (1 − exp(−ℓ))·∇log π_θ, in expectation that of the
-            *forward* KL(π_T ‖ π_θ).
+            *forward* KL(π_T ‖ π_θ). Both under the three conditions at the head of gates.py; ρ lifts the second.
     """
 
     def __init__(self, importance: bool = False) -> None:

@@ -117,7 +117,8 @@ def sdar_loss(
 def skill_sd_terms(student: Tensor, teacher: Tensor, old: Tensor, mask: Tensor) -> Tensor:
     """Skill-SD's ρ·k3 [B, R], with ℓ = log π_θ − log π_T and ρ = π_θ/π_old; the gradient flows through both.
 
-    On-policy the expected gradient is E[ℓ·∇log π_θ], which is that of the reverse KL(π_θ ‖ π_T).
+    The expected gradient is E[ℓ·∇log π_θ], which is that of the reverse KL(π_θ ‖ π_T), where the loss divides by a
+    constant and no group was selected by its outcome (gates.py).
     −ℓ is clamped to ±20, log ρ to ±10.
     """
     return log_ratio(student, old, mask, limit=10.0).exp() * k3(log_difference(student, teacher, mask))

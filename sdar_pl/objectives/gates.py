@@ -1,4 +1,14 @@
-"""Gates: the weight of the teacher's signal on each token. A gate is detached and never carries a gradient."""
+"""Gates: the weight of the teacher's signal on each token. A gate is detached and never carries a gradient.
+
+E[∇log π_θ] = 0, so that a constant part of a gate has no expected gradient, under three conditions:
+
+1. The loss divides by a constant. ``token-mean`` divides by the number of tokens that happened to be sampled,
+   ``seq-mean-token-mean`` by each row's; ``seq-mean-token-sum`` with one row an episode divides by a constant.
+2. The present weights sampled the tokens: the first optimizer step of an iteration. Later steps train on stale tokens.
+3. No group was selected by its outcome, as dynamic sampling does (``data.max_refills``).
+
+tests/objectives/test_expected_gradients.py shows for each of them what happens without it.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +50,8 @@ class GapGate(Gate):
 
 
 class CentredGapGate(GapGate):
-    """Centred gap gate σ(βΔ) − ½ = ½·tanh(βΔ/2) (ours). On-policy E[∇log π] = 0, so the ½ of the gap gate is variance.
+    """Centred gap gate σ(βΔ) − ½ = ½·tanh(βΔ/2) (ours). The same expected gradient as the gap gate's under the three
+    conditions at the head of gates.py, where the ½ is variance alone.
 
     Args:
         beta: slope β ≥ 0, in 1/nat; 0 is 0 everywhere.
@@ -53,7 +64,7 @@ class CentredGapGate(GapGate):
 
 
 class ConstantGate(Gate):
-    """Constant gate. With ½ (GRPO+OPSD in the paper's code) the expected gradient holds no teacher information.
+    """Constant gate. With ½ (GRPO+OPSD in the paper's code) the gradient of Likelihood holds no teacher information.
 
     Args:
         value: the weight of every token, ≥ 0.

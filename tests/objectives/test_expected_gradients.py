@@ -13,9 +13,12 @@ from torch import Tensor
 from sdar_pl import objectives as O
 
 
-def expected_gradient(distillation: O.Distillation, theta: Tensor, q: Tensor) -> tuple[Tensor, Tensor]:
-    """E[∇_θ loss] over y ~ p on-policy, and the trace of its covariance."""
+def expected_gradient(
+    distillation: O.Distillation, theta: Tensor, q: Tensor, drawn: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """E[∇_θ loss] over y ~ ``drawn`` (None: on-policy, over p), and the trace of its covariance."""
     p = theta.softmax(0)
+    drawn = p if drawn is None else drawn
     student = p.log()[:, None].requires_grad_()
     inputs = O.LossInputs(
         student_logprobs=student,
@@ -28,8 +31,8 @@ def expected_gradient(distillation: O.Distillation, theta: Tensor, q: Tensor) ->
     weight = grad(O.Objective(None, distillation), inputs)[:, 0]  # d loss / d log p(y), the chance of y not in it
     scores = torch.eye(len(p), dtype=DOUBLE) - p  # row y: ∇_θ log p(y)
     each = weight[:, None] * scores
-    mean = (p[:, None] * each).sum(0)
-    return mean, (p[:, None] * (each - mean).square()).sum()
+    mean = (drawn[:, None] * each).sum(0)
+    return mean, (drawn[:, None] * (each - mean).square()).sum()
 
 
 def problem(seed: int = 1) -> tuple[Tensor, Tensor]:
