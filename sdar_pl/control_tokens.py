@@ -57,6 +57,7 @@ class ControlTokens:
         self._backend = backend
         self._tokens = {t.content: t for t in backend.get_added_tokens_decoder().values() if t.content.strip(" \n\t▁")}
         self._copies: dict[str, Any] = {}
+        self._firsts = {content[0] for content in self._tokens} | {MARK}
         special = [content for content, token in self._tokens.items() if token.special]
         self._data = re.compile("|".join([*map(self._first, self._tokens), MARK]), re.DOTALL)
         self._wording = re.compile(f"(?:{'|'.join(map(self._first, special)) or NOTHING})(?!{MARK})", re.DOTALL)
@@ -78,11 +79,15 @@ class ControlTokens:
 
     def data(self, text: str) -> str:
         """``text``, marked so that it holds no added token."""
-        return self._data.sub(rf"\g<0>{MARK}", text)
+        return self._data.sub(rf"\g<0>{MARK}", text) if self._may_spell(text) else text
 
     def wording(self, text: str) -> str:
         """``text``, which may hold data, marked so that it holds no special token."""
-        return self._wording.sub(rf"\g<0>{MARK}", text)
+        return self._wording.sub(rf"\g<0>{MARK}", text) if self._may_spell(text) else text
+
+    def _may_spell(self, text: str) -> bool:
+        """Whether a character of ``text`` begins an added token's spelling; in most texts none does."""
+        return any(first in text for first in self._firsts)
 
     def task(self, task: Task) -> Task:
         """The task with its texts marked as data. Its payload stays."""
@@ -90,6 +95,8 @@ class ControlTokens:
 
     def observation(self, observation: Observation) -> Observation:
         """The observation with its texts marked as data."""
+        if not self._may_spell("\n".join([observation.text, *observation.admissible])):
+            return observation
         admissible = tuple(map(self.data, observation.admissible))
         return replace(observation, text=self.data(observation.text), admissible=admissible)
 
