@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
-from enum import Enum
 from pathlib import Path
 from typing import Any
 
 import lightning as L
 import torch
-import yaml
 from jsonargparse import ArgumentError
-from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -65,8 +63,6 @@ def launch(
     transformers_logging.disable_progress_bar()
     # Lightning's own observer of the other ranks ends a run without a message.
     setattr(subprocess_script, "_launch_process_observer", GUARD.watch)  # noqa: B010
-    # The saved configuration may hold defaults that are enumerations (Lightning's Timer).
-    yaml.SafeDumper.add_multi_representer(Enum, lambda dumper, value: dumper.represent_data(value.value))
     torch.set_float32_matmul_precision("high")
     try:
         command_line(
@@ -149,7 +145,7 @@ class TrainerCommandLine(CommandLine):
     def before_instantiate_classes(self) -> None:
         """Refuse what no run can honour; choose the run folder and the checkpoint to resume from."""
         config, training = self.config[self.subcommand], self.subcommand == "fit"
-        refuse_trainer_arguments(config.trainer)
+        refuse_trainer_arguments(config.trainer, config.data.steps_per_iteration)
         wanted = config.get("ckpt_path")
         self.run_folder = run_folder(config, wanted, self.until_end, training)
         config.run = self.run_folder.name  # in config.yaml, so that the run is found by it
@@ -183,6 +179,9 @@ class TrainerCommandLine(CommandLine):
             events = TensorBoardLogger(self.run_folder, name="", version="")
             options["logger"] = [MetricsCSV(self.run_folder), events]
         options["callbacks"] = self._with_defaults(_as_list(settings["callbacks"]), settings)
+        if settings["max_time"] is not None:  # Lightning's own timer would end the run within an iteration
+            options["callbacks"].append(Timer(settings["max_time"], interval="epoch"))
+            options["max_time"] = None
         if self.subcommand == "predict":
             options["callbacks"].append(PredictionFile(self._get(self.config_init, "output")))
         plugins = _as_list(settings["plugins"])

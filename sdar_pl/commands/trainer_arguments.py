@@ -74,6 +74,7 @@ CALLBACKS = {
     "BatchSizeFinder": "rollouts have no batch size; set data.micro_batch_tokens by 'python -m sdar_pl plan'",
     "LearningRateFinder": "the loss of one rollout does not measure a learning rate; compare runs by their success",
     "ModelPruning": "it prunes what the adapters stand on; leave it out",
+    "Timer": "it ends a run within an iteration; use trainer.max_time, which is read after every iteration",
     "BackboneFinetuning": "model.policy.lora decides what is trained; leave it out",
 }
 #: name of a plugin → what to do instead
@@ -95,8 +96,13 @@ STRATEGIES = {
 }
 
 
-def refuse_trainer_arguments(trainer: Any) -> None:
+def refuse_trainer_arguments(trainer: Any, steps_per_iteration: int) -> None:
     """Raises ``UserError`` for the first argument of a parsed ``trainer`` that a run cannot honour."""
+    if (trainer.max_steps or -1) > 0 and trainer.max_steps % steps_per_iteration:
+        raise UserError(
+            f"trainer.max_steps: {trainer.max_steps}; an iteration makes {steps_per_iteration} optimizer steps and is "
+            "trained on whole; use a multiple"
+        )
     for name, (accepts, instead) in ARGUMENTS.items():
         value = trainer.get(name)
         if not accepts(value):

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import pytest
 import torch
 from helpers import CONFIGS, ROOT
+from helpers.runs import fit_here, metrics
 
 from sdar_pl.cli import main
 from sdar_pl.runtime.processes import CHECKPOINT, RUN_FOLDER
@@ -82,6 +83,15 @@ def test_feature(
     played = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
     assert len({line["iteration"] for line in played if line["split"] == "train"}) == feature.iterations
     assert [name for name in feature.files if not (run / name).exists()] == []
+
+
+def test_time_ends_a_run_between_iterations(tmp_path: Path) -> None:
+    options = ["--trainer.max_epochs", "-1", "--trainer.max_time", "00:00:00:01", "--data.steps_per_iteration", "2"]
+    run = fit_here(tmp_path, *options)
+    saved = torch.load(run / "checkpoints" / "last.ckpt", weights_only=True)
+    iterations = max(int(row["step"]) for row in metrics(run))
+    assert iterations > 0
+    assert saved["global_step"] == 2 * iterations
 
 
 def test_there_are_many() -> None:
