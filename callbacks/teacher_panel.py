@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import lightning as L
@@ -10,7 +9,7 @@ import lightning as L
 from sdar_pl.callbacks.summary import Results, gathered, results_of
 from sdar_pl.callbacks.trainer_access import data_of, module_of
 from sdar_pl.errors import UserError
-from sdar_pl.reports.statistics import paired_difference
+from sdar_pl.reports.statistics import Interval, paired_difference
 from sdar_pl.skills.providers import NoContext
 
 
@@ -18,15 +17,16 @@ class TeacherPanel(L.Callback):
     """Logs ``val/teacher_success``: the panel played by the teacher – its weights, reading the privileged context.
 
     A teacher is worth following while it does better than its student. One that has the student's weights may decline
-    with them, and distillation then pulls both down (docs/results.md); the gap does not show it. Warns where the
-    teacher that is followed does worse with 95 % certainty (paired bootstrap over the tasks). A validation takes twice
-    as long.
+    with them, and distillation then pulls both down (docs/results.md); the gap does not show it. Watchdog warns where
+    the teacher that is followed does worse with 95 % certainty. A validation takes twice as long.
 
     Raises ``UserError`` without a context that can be shown to one who plays.
     """
 
     def __init__(self) -> None:
         self.student: Results = {}
+        #: the teacher's share, and by how much it leads (95 %, paired bootstrap over the tasks), on the latest panel
+        self.latest: tuple[float, Interval] | None = None
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         context = data_of(trainer).context
@@ -53,11 +53,5 @@ class TeacherPanel(L.Callback):
         pairs = [(student[task][1], success) for task, (_, success) in teacher.items() if task in student]
         lead = paired_difference(*zip(*pairs, strict=True))
         share = sum(success for _, success in pairs) / len(pairs)
+        self.latest = share, lead
         module_of(trainer).write({"val/teacher_success": share})
-        if lead.high < 0 and trainer.is_global_zero and module_of(trainer).objective.needs_teacher:
-            warnings.warn(
-                f"the teacher succeeds on {100 * share:.1f} % of the panel, the student on "
-                f"{100 * (share - lead.mean):.1f} %: distillation pulls it down. A lower coefficient may help, a "
-                "schedule that ends, or model.teacher: sdar_pl.teachers.Initial",
-                stacklevel=2,
-            )

@@ -9,10 +9,12 @@ from typing import Any
 import lightning as L
 from lightning.pytorch.callbacks import EarlyStopping
 
+from sdar_pl.callbacks.teacher_panel import TeacherPanel
 from sdar_pl.callbacks.trainer_access import data_of, module_of
 from sdar_pl.checks import at_least, between, one_of, positive
 from sdar_pl.objectives import Objective
 from sdar_pl.objectives.gates import ConstantGate
+from sdar_pl.reports.statistics import Interval
 
 KEY = "trainer.callbacks.Watchdog"
 #: what is watched, in the order of the lines
@@ -30,7 +32,7 @@ class Watchdog(EarlyStopping):
     - "kl": ``loss/reference_kl`` above ``max_reference_kl``, where it is a mean over tokens.
     - "success": ``train/success`` (mean of 3 iterations) ``max_drop`` below the mean of the first 3.
     - "groups": ``train/equal_groups`` at 1, for a policy loss whose advantages are relative to the group.
-    - "teacher": ``val/teacher_success`` (TeacherPanel) ``max_lag`` below ``val/success``.
+    - "teacher": ``val/teacher_success`` below the student's with 95 % certainty (paired; only with TeacherPanel).
 
     The figures are those of all ranks, so that every rank decides alike without communication. The thresholds are rules
     of thumb. It is Lightning's EarlyStopping in name only, since Lightning calls such callbacks after the module has
@@ -44,7 +46,6 @@ class Watchdog(EarlyStopping):
         max_kl: in nats a token, > 0.
         max_reference_kl: in nats a token, > 0.
         max_drop: difference of two shares, in (0, 1].
-        max_lag: difference of two shares, in (0, 1].
     """
 
     def __init__(
@@ -56,7 +57,6 @@ class Watchdog(EarlyStopping):
         max_kl: float = 0.5,
         max_reference_kl: float = 1.0,
         max_drop: float = 0.2,
-        max_lag: float = 0.1,
     ) -> None:
         super().__init__(monitor="train/success")
         self.stop_on = [one_of(f"{KEY}.stop_on", name, CONDITIONS) for name in stop_on]
@@ -66,10 +66,8 @@ class Watchdog(EarlyStopping):
         self.max_kl = positive(f"{KEY}.max_kl", max_kl)
         self.max_reference_kl = positive(f"{KEY}.max_reference_kl", max_reference_kl)
         self.max_drop = between(f"{KEY}.max_drop", max_drop, 0, 1, ends="(]")
-        self.max_lag = between(f"{KEY}.max_lag", max_lag, 0, 1, ends="(]")
         self.holding: list[str] = []  # conditions that held in the last iteration
         self.success: list[float] = []  # of every iteration
-        self.validated = False
 
     def state_dict(self) -> dict[str, Any]:
         return {"holding": self.holding, "success": self.success}
@@ -79,17 +77,14 @@ class Watchdog(EarlyStopping):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None: ...
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self.validated = not trainer.sanity_checking
+    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None: ...
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         figures = {name: float(value) for name, value in trainer.callback_metrics.items()}
-        if not self.validated:  # callback_metrics still holds the panel of an earlier iteration
-            figures = {name: value for name, value in figures.items() if not name.startswith("val/")}
-        self.validated = False
         self.success += [figures["train/success"]] if "train/success" in figures else []
         relative = not data_of(trainer).advantage.whole_batch
-        lines = self.judge(figures, module_of(trainer).objective, relative)
+        panel = next((part.latest for part in trainer.callbacks if isinstance(part, TeacherPanel)), None)  # type: ignore[attr-defined]
+        lines = self.judge(figures, module_of(trainer).objective, relative, panel)
         for name, line in lines.items():
             if name in self.holding:
                 continue
@@ -97,16 +92,22 @@ class Watchdog(EarlyStopping):
             if trainer.is_global_zero:
                 end = "; the run ends (stop_on)" if name in self.stop_on else ""
                 warnings.warn(f"watchdog, iteration {trainer.current_epoch + 1}: {line}{end}", stacklevel=2)
-        unknown = [] if "val/success" in figures else ["teacher"]
-        self.holding = [name for name in CONDITIONS if name in lines or (name in unknown and name in self.holding)]
+        self.holding = list(lines)
 
-    def judge(self, figures: Mapping[str, float], objective: Objective, relative: bool) -> dict[str, str]:
+    def judge(
+        self,
+        figures: Mapping[str, float],
+        objective: Objective,
+        relative: bool = True,
+        panel: tuple[float, Interval] | None = None,
+    ) -> dict[str, str]:
         """The conditions that hold → their lines.
 
         Args:
             figures: the iteration's, by their names in metrics.csv; those that are missing are not judged.
             objective: decides which figures mean something.
             relative: whether advantages are relative to the group.
+            panel: the teacher's share of the latest panel, and by how much it leads; None: it has not played.
         """
         lines: dict[str, str] = {}
         nan = float("nan")  # a comparison with it is false
@@ -153,11 +154,10 @@ class Watchdog(EarlyStopping):
                 "train/equal_groups is 1: the rewards of every group are equal and the policy loss learns nothing, as "
                 "tasks are too easy or too hard; choose others, raise data.group_size or set data.max_refills"
             )
-        taught, student = figures.get("val/teacher_success", nan), figures.get("val/success", nan)
-        if taught < student - self.max_lag and objective.needs_teacher:
+        if panel is not None and panel[1].high < 0 and objective.needs_teacher:
             lines["teacher"] = (
-                f"val/teacher_success is {taught:.1%}, val/success {student:.1%}: the teacher is worse than its "
-                "student; lower model.objective.coefficient, give it a schedule that ends, or set model.teacher to "
-                "sdar_pl.teachers.Initial"
+                f"the teacher succeeds on {panel[0]:.1%} of the panel, the student on {panel[0] - panel[1].mean:.1%}: "
+                "distillation pulls it down; lower model.objective.coefficient, give it a schedule that ends, or set "
+                "model.teacher to sdar_pl.teachers.Initial"
             )
         return lines

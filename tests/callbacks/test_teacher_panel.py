@@ -12,7 +12,7 @@ import pytest
 from helpers.runs import ROOT, fit_here, metrics, same
 from helpers.scripted import Hint, episode, fit_script, row
 
-from sdar_pl.callbacks import TeacherPanel
+from sdar_pl.callbacks import TeacherPanel, Watchdog
 from sdar_pl.cli import main
 from sdar_pl.objectives import GRPO, SDAR
 from sdar_pl.types import Episode
@@ -67,7 +67,7 @@ def panel(tmp_path: Path, make_policy: Callable[..., Any]) -> Callable[..., tupl
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             fit_script(
-                *(tmp_path, make_policy(), [TeacherPanel()], [([episode("a", True)], steps)]),
+                *(tmp_path, make_policy(), [TeacherPanel(), Watchdog()], [([episode("a", True)], steps)]),
                 **{"panel_of": panel_of, "panel_tasks": 20, "num_sanity_val_steps": 0},
                 **{"objective": SDAR() if followed else GRPO(), "context": Hint()},
             )
@@ -81,7 +81,7 @@ def test_a_teacher_that_does_worse_is_pointed_at(panel: Callable[..., tuple[floa
     share, said = panel(15, 5)
     assert share == 0.25
     (warning,) = said
-    assert "the teacher succeeds on 25.0 % of the panel, the student on 75.0 %" in warning
+    assert "the teacher succeeds on 25.0% of the panel, the student on 75.0%" in warning
 
 
 def test_a_teacher_that_nothing_follows_is_not(panel: Callable[..., tuple[float, list[str]]]) -> None:

@@ -15,16 +15,22 @@ from sdar_pl.callbacks import GateStats, TeacherPanel, Watchdog
 from sdar_pl.callbacks.watchdog import CONDITIONS
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import GRPO, SDAR, ConstantGate
+from sdar_pl.reports.statistics import Interval
 from sdar_pl.types import Episode
 
 HEALTHY = {
     **{"policy/entropy": 0.24, "gate/mean": 0.49, "policy/clip_fraction": 0.1, "policy/approx_kl": 0.01},
-    **{"loss/reference_kl": 0.04, "train/equal_groups": 0.5, "val/success": 0.5, "val/teacher_success": 0.6},
+    **{"loss/reference_kl": 0.04, "train/equal_groups": 0.5},
 }
 
 
-def judged(objective: Any = None, relative: bool = True, **figures: float) -> dict[str, str]:
-    return Watchdog().judge({**HEALTHY, **figures}, objective or SDAR(), relative)
+BETTER, BY_CHANCE, WORSE = Interval(0.1, 0.05, 0.15), Interval(-0.1, -0.25, 0.05), Interval(-0.2, -0.3, -0.1)
+
+
+def judged(
+    objective: Any = None, relative: bool = True, panel: Interval | None = BETTER, **figures: float
+) -> dict[str, str]:
+    return Watchdog().judge({**HEALTHY, **figures}, objective or SDAR(), relative, panel and (0.3, panel))
 
 
 @pytest.mark.parametrize(
@@ -37,11 +43,11 @@ def judged(objective: Any = None, relative: bool = True, **figures: float) -> di
         ("ratio", {"policy/approx_kl": -0.7}, "policy/approx_kl -0.7 nats"),
         ("kl", {"loss/reference_kl": 3.5}, "loss/reference_kl is 3.5 nats, above 1"),
         ("groups", {"train/equal_groups": 1.0}, "the rewards of every group are equal"),
-        ("teacher", {"val/teacher_success": 0.35}, "val/teacher_success is 35.0%, val/success 50.0%"),
+        ("teacher", {"panel": WORSE}, "the teacher succeeds on 30.0% of the panel, the student on 50.0%"),
     ],
 )
-def test_each_condition_by_itself(condition: str, figures: dict[str, float], words: str) -> None:
-    assert judged() == {}
+def test_each_condition_by_itself(condition: str, figures: dict[str, Any], words: str) -> None:
+    assert judged() == judged(panel=None) == judged(panel=BY_CHANCE) == {}
     ((name, line),) = judged(**figures).items()
     assert name == condition
     assert words in line
@@ -55,9 +61,9 @@ def test_figures_that_mean_something_else_are_not_judged() -> None:
     summed.aggregation = "seq-mean-token-sum"
     assert judged(constant, **{"gate/mean": 1.0}) == {}
     assert judged(summed, **{"loss/reference_kl": 9.0}) == {}
-    assert judged(GRPO(), **{"gate/mean": 0.0, "val/teacher_success": 0.0}) == {}
+    assert judged(GRPO(), panel=WORSE, **{"gate/mean": 0.0}) == {}
     assert judged(relative=False, **{"train/equal_groups": 1.0}) == {}
-    assert Watchdog().judge({}, SDAR(), True) == {}
+    assert Watchdog().judge({}, SDAR()) == {}
 
 
 def test_numbers_out_of_range_are_refused() -> None:
@@ -115,23 +121,12 @@ def test_the_run_ends_where_it_is_asked_to(watched: Callable[..., list[str]], tm
     assert (tmp_path / "metrics.csv").read_text().count("\n") == 3, "two iterations of four, and the names"
 
 
-def test_a_teacher_that_is_worse_and_no_panel_of_an_earlier_iteration(watched: Callable[..., list[str]]) -> None:
-    said = watched(
-        *(Watchdog(), "2222", [0.5] * 4),
-        more=[TeacherPanel()],
-        panel_tasks=4,
-        panel_of=lambda number, task, teacher: episode(task, (teacher and number == 1) or int(task) < 2 + number),
-        check_val_every_n_epoch=2,
-    )
-    assert said == []
-    said = watched(
-        *(Watchdog(), "2222", [0.5] * 4),
-        more=[TeacherPanel()],
-        panel_tasks=4,
-        panel_of=lambda number, task, teacher: episode(task, not teacher and int(task) < 2),
-        check_val_every_n_epoch=2,
-    )
-    assert [line[:31] for line in said] == ["2: val/teacher_success is 0.0%,"]
+def test_a_worse_teacher_is_named_once_over_several_panels(watched: Callable[..., list[str]]) -> None:
+    def panel_of(number: int, task: str, teacher: bool) -> Episode:
+        return episode(task, int(task) < (2 if teacher else 12))
+
+    (line,) = watched(Watchdog(), "2222", [0.5] * 4, more=[TeacherPanel()], panel_tasks=20, panel_of=panel_of)
+    assert line.startswith("1: the teacher succeeds on 10.0% of the panel, the student on 60.0%")
 
 
 def test_a_resumed_watchdog_remembers() -> None:
