@@ -23,7 +23,6 @@ from sdar_pl.errors import UserError
 from sdar_pl.objectives import Objective
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.checkpoint_files import RUN_FINGERPRINT, fingerprint_of_run, refuse_mismatch
-from sdar_pl.runtime.finite import spread_to_gradient
 from sdar_pl.runtime.finite_steps import FiniteSteps
 from sdar_pl.runtime.means import Means
 from sdar_pl.runtime.metrics_csv import MetricsCSV
@@ -199,7 +198,7 @@ class SDARModule(L.LightningModule):
                 self.means.update(name, values, batch.mask)
         self.anomalies.saw(batch_idx, outputs.loss, student, batch.teacher_logprobs)
         # Lightning divides by the number of micro-batches; the objective has divided by the step's tokens already.
-        return {"loss": spread_to_gradient(outputs.loss * micro_batches), "tokens": outputs.tokens}
+        return {"loss": outputs.loss * micro_batches, "tokens": outputs.tokens}
 
     def _read_as_teacher(self, batch: Batch, teacher_batch: Batch) -> Batch:
         """The batch with the teacher's log-probs under the weights of this optimizer step.
@@ -233,7 +232,7 @@ class SDARModule(L.LightningModule):
         if not self.empty:
             assert self.data.iteration is not None
             keep = partial(self.anomalies.write, self.data.iteration)
-            self.steps.check_gradients(self.trainer, optimizer, self.policy.trained(), keep)
+            self.steps.check_gradients(self.trainer, optimizer, self.policy.trained(), self.anomalies.losses, keep)
 
     def lr_scheduler_step(self, scheduler: Any, metric: Any) -> None:
         """The schedule counts the optimizer steps that were made."""

@@ -30,15 +30,6 @@ def in_words(names: list[str]) -> str:
     return names[0] + (f" and {len(names) - 1} more" if len(names) > 1 else "")
 
 
-def spread_to_gradient(loss: Tensor) -> Tensor:
-    """``loss`` unchanged where it is finite; otherwise NaN, and so is its gradient.
-
-    A loss of +∞ may have a finite gradient. With one that is not, a bad loss is a bad gradient, which the reduction of
-    the gradients brings to all ranks and which a GradScaler notices, too.
-    """
-    return loss * (1 + 0 * loss.detach())
-
-
 def blame(module: torch.nn.Module) -> str:
     """Why a forward pass of ``module`` gives NaN or infinities, as a clause: its weights, or an overflow."""
     names = not_finite(module.named_parameters())

@@ -11,6 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from sdar_pl.errors import UserError
@@ -41,34 +42,37 @@ class FiniteSteps:
         trainer: Any,
         optimizer: Any,
         trained: Sequence[tuple[str, Tensor]],
+        losses: Sequence[Tensor],
         keep: Callable[[Path, dict[str, Any]], bool],
     ) -> None:
-        """Skip the step on all ranks if a gradient is not finite on any. Collective.
+        """Skip the step on all ranks if a gradient or a loss is not finite on any. Collective.
 
         fp16: the GradScaler skips as well, and finds its scale by such steps. They count in ``of_iteration`` only,
-        until the scale is below 1.
+        while the losses are finite and the scale is not below 1.
 
         Args:
             trainer: Lightning's trainer.
             optimizer: the optimizer that is about to step.
             trained: names and parameters.
+            losses: of the step's micro-batches.
             keep: writes this rank's rows of the step and the given entries to a file, if there is room.
 
         Raises ``UserError`` after ``limit`` skipped steps in a row.
         """
         gradients = {name: weight.grad for name, weight in trained if weight.grad is not None}
-        if trainer.strategy.reduce_boolean_decision(has_finite_norm(gradients.values())):
+        if trainer.strategy.reduce_boolean_decision(has_finite_norm([*gradients.values(), *losses])):
             self.in_a_row = 0
             return
         self.skipped = True
         self.of_iteration += 1
         names = not_finite(gradients)
         scaler = getattr(trainer.precision_plugin, "scaler", None)
-        # A fused optimizer looks for infinities itself, after this hook, and has to find them.
-        if scaler is None or not getattr(optimizer, "_step_supports_amp_scaling", False):
-            for _, weight in trained:
-                weight.grad = None
-        if scaler is not None and scaler.get_scale() >= 1:
+        # A fused optimizer lets the scaler look for infinities in ``step``, after this hook: there have to be some.
+        fused = scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False)
+        for _, weight in trained:
+            weight.grad = torch.full_like(weight, torch.nan) if fused else None
+        searches = scaler is not None and scaler.get_scale() >= 1 and has_finite_norm(losses)
+        if scaler is not None and trainer.strategy.reduce_boolean_decision(searches):
             return
         self.in_a_row += 1
         kept = self._keep(trainer, names, keep)

@@ -41,6 +41,11 @@ class Anomalies:
         """Remember the student's and the teacher's log-probs [B, R] in micro-batch ``number``, on their device."""
         self.micro_batches.append((number, loss.detach(), logprobs.detach(), teacher))
 
+    @property
+    def losses(self) -> list[Tensor]:
+        """The losses of the micro-batches."""
+        return [loss for _, loss, _, _ in self.micro_batches]
+
     def write(self, iteration: Iteration, path: Path, head: dict[str, Any]) -> bool:
         """Write the step's rows → whether there was room for another file of this rank, and space on the disk.
 
@@ -56,7 +61,7 @@ class Anomalies:
         rows = sorted(self._rows(iteration), key=lambda row: not row["not_finite"])
         content = {
             **head,
-            "losses": plain(float(loss) for _, loss, _, _ in self.micro_batches),
+            "losses": plain(map(float, self.losses)),
             "gradients": head["gradients"][:NAMES],
             "rows_of_the_step": len(rows),
             "rows": rows[:ROWS],
