@@ -137,7 +137,12 @@ def test_one_bad_rank_makes_all_skip(strategy: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_grad_scaler_finds_its_scale(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "optimizer",
+    [[], ["--model.optimizer.fused", "true", "--trainer.gradient_clip_val", "null"]],
+    ids=["plain", "fused"],
+)
+def test_a_grad_scaler_finds_its_scale(optimizer: list[str], tmp_path: Path) -> None:
     """fp16: the steps by which the scale is found are counted and end no run."""
     plugin = {
         "class_path": "lightning.pytorch.plugins.MixedPrecision",
