@@ -120,7 +120,7 @@ class RolloutDataModule(L.LightningDataModule):
         self.panel_tasks, self.seed = panel_tasks, seed
         self.train_with_context, self.evaluate_with_context = train_with_context, evaluate_with_context
         self.iteration: Iteration | None = None
-        self.saved: dict[str, Any] | None = None  # a checkpoint's rollouts, until their epoch begins
+        self.saved: list[dict[str, Any]] | None = None  # a checkpoint's rollouts, until their epoch begins
         #: Called with every episode that ends, in training and evaluation (the progress bar).
         self.listeners: list[Callable[[Episode], None]] = []
 
@@ -272,22 +272,17 @@ class RolloutDataModule(L.LightningDataModule):
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
         state: dict[str, Any] = {"context": self.context.state_dict(), "iteration": None}
         if self.iteration is not None and self.iteration.epoch == epoch:
-            state["iteration"] = {"key": self._rollout_key, "ranks": gather_to_rank_zero(self.iteration.to_plain())}
+            state["iteration"] = gather_to_rank_zero(self.iteration.to_plain())
         return state
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.context.load_state_dict(state_dict["context"])
         self.saved = state_dict["iteration"]
 
-    @property
-    def _rollout_key(self) -> list[int]:
-        """The settings that saved rollouts must agree with to be trained on."""
-        return [self.seed, self.tasks_per_iteration, self.group_size, self.steps_per_iteration]
-
     def _restored(self, epoch: int) -> Iteration | None:
         """The checkpoint's rollouts, if they are of this epoch."""
         saved, self.saved = self.saved, None
-        iteration, rows = restore(saved, self._rollout_key, epoch, rank(), world()) if saved else (None, [])
+        iteration, rows = restore(saved, epoch, rank(), world()) if saved else (None, [])
         if iteration is not None and not iteration.batches:
             iteration.batches, iteration.accumulate = self._micro_batches(rows, epoch, bool(iteration.dropped))
         return iteration

@@ -22,16 +22,19 @@ from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import Objective
 from sdar_pl.policy import Policy
-from sdar_pl.runtime.checkpoint_files import RUN_FINGERPRINT, fingerprint_of_run, refuse_mismatch
+from sdar_pl.runtime.checkpoint_files import RUN_FINGERPRINT
 from sdar_pl.runtime.finite_steps import FiniteSteps
 from sdar_pl.runtime.means import Means
 from sdar_pl.runtime.metrics_csv import MetricsCSV
+from sdar_pl.runtime.optimizer_settings import adopt_settings
 from sdar_pl.runtime.precision import take_true_precision
+from sdar_pl.runtime.run_fingerprint import fingerprint_of_run, refuse_mismatch
 from sdar_pl.runtime.words import metric_name
 from sdar_pl.sampling.anomalies import Anomalies
 from sdar_pl.sampling.compatibility import refuse_different_halves
 from sdar_pl.sampling.figures import figures
 from sdar_pl.sampling.predictions import Predictions
+from sdar_pl.sampling.run_settings import run_settings
 from sdar_pl.sampling.tasks import UPDATE
 from sdar_pl.teachers import Current, Teacher
 from sdar_pl.types import Task
@@ -86,6 +89,8 @@ class SDARModule(L.LightningModule):
         self.importance_cap = importance_cap
         self.strict_loading = False  # checkpoints hold trainable parameters only
         self.means, self.evaluation_means = Means(), Means()
+        self.settings: dict[str, Any] = {}  # of this run, for its fingerprint
+        self.adopted: tuple[dict[str, Any], dict[str, Any]] = {}, {}  # settings that a resumed run changes: new, old
         self.empty = False  # whether the optimizer step has no token on any rank
         self.steps = FiniteSteps(at_least("model.max_skipped_steps", max_skipped_steps, 1))
         self.anomalies = Anomalies()
@@ -93,10 +98,12 @@ class SDARModule(L.LightningModule):
     # ------------------------------------------------------------------ set-up
 
     def setup(self, stage: str) -> None:
-        """Take the dtype of the base weights from a true ``trainer.precision``."""
+        """Take the dtype of the base weights from a true ``trainer.precision``; note the settings of a training."""
         dtype = take_true_precision(self.trainer.strategy, training=stage == "fit")
         if dtype is not None:
             self.policy.load_in(dtype)
+        if stage == "fit":
+            self.settings = run_settings(self)
 
     def configure_model(self) -> None:
         refuse_different_halves(self, self.data)
@@ -127,22 +134,18 @@ class SDARModule(L.LightningModule):
         checkpoint[RUN_FINGERPRINT] = self._fingerprint()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model or method; restore the teacher's state."""
+        """Refuse a checkpoint of another model or other settings; restore the teacher's state."""
         training = self.trainer.state.fn == "fit"
-        refuse_mismatch(checkpoint, self._fingerprint(), training)
+        adopted = refuse_mismatch(checkpoint, self._fingerprint(), training)
         if training:
             self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
             self.teacher.load_state_dict(checkpoint["teacher"])
+            self.adopted = adopted, checkpoint[RUN_FINGERPRINT]["settings"]
 
     def _fingerprint(self) -> dict[str, Any]:
         policy, lora = self.policy, self.policy.lora
-        method = {
-            "objective": self.objective,
-            "advantage": self.data.advantage,
-            "teacher": self.teacher,
-            "teacher_refresh": self.teacher_refresh,
-        }
-        return fingerprint_of_run(vars(policy.source), policy.fingerprint, None if lora is None else vars(lora), method)
+        adapters = None if lora is None else vars(lora)
+        return fingerprint_of_run(vars(policy.source), policy.fingerprint, adapters, self.settings)
 
     @property
     def data(self) -> RolloutDataModule:
@@ -240,6 +243,8 @@ class SDARModule(L.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_start(self) -> None:
+        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
+        adopt_settings(*self.adopted, self.trainer.optimizers, schedulers)
         for logger in self.loggers:
             if isinstance(logger, MetricsCSV) and self.trainer.is_global_zero:
                 logger.experiment.forget_after(self.trainer.current_epoch)

@@ -22,6 +22,7 @@ from sdar_pl.batch import Batch
 from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.adapters import LoRA, adapt
+from sdar_pl.modeling.fingerprint import fingerprint
 from sdar_pl.modeling.logprobs import LogProbs, token_logprobs
 from sdar_pl.modeling.quantization import prepare_quantized, quantization_config
 from sdar_pl.modeling.sharding import gathered, shard
@@ -29,7 +30,6 @@ from sdar_pl.modeling.sources import (
     ASSETS,
     ModelSource,
     brief,
-    fingerprint,
     gguf_option,
     load_tokenizer,
     packaged_models,
@@ -98,7 +98,7 @@ class Policy(nn.Module):
         net = self._load()
         refuse_scaled_logits(net.config)
         net.config.use_cache = False
-        self.fingerprint = fingerprint(net)
+        self.fingerprint = fingerprint(net, self.source)
         if self.lora is not None:
             net = adapt(net, self.lora)
         elif self.base_dtype == torch.bfloat16:

@@ -94,8 +94,16 @@ class Parser(LightningArgumentParser):
 class SavedConfig(SaveConfigCallback):
     """Writes the configuration to ``config.yaml`` in the run folder, atomically.
 
-    ``ckpt_path`` is left out: a run that is started from this file is a new run.
+    A run that goes on from a checkpoint writes it once the checkpoint has been accepted. ``ckpt_path`` is left out: a
+    run that is started from this file is a new run.
     """
+
+    def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
+        if not self.config.get("ckpt_path"):
+            super().setup(trainer, pl_module, stage)
+
+    def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        super().setup(trainer, pl_module, "fit")
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         config = self.config.clone()

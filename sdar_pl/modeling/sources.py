@@ -6,12 +6,9 @@ Left out: downloads (transformers does them for hub names).
 from __future__ import annotations
 
 import functools
-import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from sdar_pl.errors import UserError
 
@@ -115,21 +112,3 @@ def gguf_option(file: str | None) -> dict[str, str]:
 def brief(error: BaseException) -> str:
     words = " ".join(str(error).split()) or type(error).__name__
     return words if len(words) <= 200 else f"{words[:200]}…"
-
-
-def fingerprint(net: Any) -> str:
-    """Fingerprint of a base model in 16 hex digits: its sizes, its norms and the first rows of its embedding.
-
-    These are never quantised or adapted, and they are read in bfloat16, so that the same model has the same
-    fingerprint in any precision.
-    """
-    digest = hashlib.sha256(f"{net.config.model_type} {[tuple(p.shape) for p in norms(net)]}".encode())
-    rows = net.get_input_embeddings().weight[:64]
-    for values in (rows, *norms(net)):
-        digest.update(values.detach().to("cpu", torch.bfloat16).view(torch.int16).numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
-def norms(net: Any) -> list[torch.Tensor]:
-    """The scales of the normalisation layers."""
-    return [p for name, p in net.named_parameters() if "norm" in name and p.dim() == 1]

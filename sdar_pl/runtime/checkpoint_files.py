@@ -1,9 +1,9 @@
 """Checkpoint files: written atomically, verified before they are loaded, exported as adapters.
 
 A checkpoint holds the trained weights (with LoRA: the adapters), optimizer, loops and callbacks, the rollouts where it
-falls inside an iteration, and the *fingerprint* of its run: base model, adapters and method. It holds no random
-states, because every random stream starts from a seed of its own, (seed, purpose, epoch, …). callbacks/checkpoints.py
-decides when checkpoints are written.
+falls inside an iteration, and the *fingerprint* of its run (run_fingerprint.py). It holds no random states, because
+every random stream starts from a seed of its own, (seed, purpose, epoch, …). callbacks/checkpoints.py decides when
+checkpoints are written.
 """
 
 from __future__ import annotations
@@ -114,68 +114,6 @@ def weights_of(checkpoint: Mapping[str, Any]) -> dict[str, Tensor]:
     """The trained weights of a checkpoint and its teacher's."""
     teacher = {f"teacher.{name}": tensor for name, tensor in checkpoint.get("teacher", {}).items()}
     return {**checkpoint.get("state_dict", {}), **teacher}
-
-
-# ---------------------------------------------------------------------- fingerprint
-
-
-def fingerprint_of_run(
-    model: Mapping[str, Any], weights: str, lora: Mapping[str, Any] | None, method: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The plain data that decides which run a checkpoint belongs to.
-
-    Args:
-        model: the base model's source (name, GGUF file, whether its weights are random).
-        weights: a hash of the base model's weights.
-        lora: the adapters' configuration, or None for full fine-tuning.
-        method: the method's objects by slot ("objective", "advantage", "teacher"); of each its class and public
-            attributes count.
-    """
-    slots = [flattened(part, slot) for slot, part in method.items()]
-    return {
-        "model": dict(model),
-        "fingerprint": weights,
-        "lora": None if lora is None else dict(lora),
-        "method": {name: value for slot in slots for name, value in slot.items()},
-    }
-
-
-def refuse_mismatch(checkpoint: dict[str, Any], ours: dict[str, Any], training: bool) -> None:
-    """Raises ``UserError`` if the fingerprint of a checkpoint is not ``ours``: another base model, other adapters or,
-    where ``training`` goes on from it, another method."""
-    theirs = checkpoint.get(RUN_FINGERPRINT)
-    if theirs is None:
-        raise UserError("ckpt_path: it is not a checkpoint of sdar_pl; give another, or start without one")
-    if theirs["fingerprint"] != ours["fingerprint"]:
-        raise UserError(
-            f"ckpt_path: made with the base model {theirs['model']['name']!r}, whose weights are not those of "
-            f"model.policy.model {ours['model']['name']!r}; name the former, or start without a checkpoint"
-        )
-    if theirs["lora"] != ours["lora"]:
-        raise UserError(
-            f"ckpt_path: made with model.policy.lora {theirs['lora']}, this run has {ours['lora']}; make them the same"
-        )
-    if training and theirs["method"] != ours["method"]:
-        was, now = theirs["method"], ours["method"]
-        name = min(name for name in {*was, *now} if was.get(name) != now.get(name))
-        raise UserError(
-            f"ckpt_path: made with another method ({name}: {was.get(name, 'none')}, here {now.get(name, 'none')}); "
-            "make model.objective, data.advantage and model.teacher the same, or start without a checkpoint"
-        )
-
-
-def flattened(part: Any, name: str) -> dict[str, str]:
-    """An object and its public attributes, all the way down, as dotted name → value or class name.
-
-    Private attributes (a state, a cache) are left out.
-    """
-    if isinstance(part, (str, int, float, bool, type(None), tuple, list)):
-        return {name: repr(part)}
-    values = {name: type(part).__name__}
-    for key, value in sorted(vars(part).items()):
-        if not key.startswith("_"):
-            values |= flattened(value, f"{name}.{key}")
-    return values
 
 
 # ---------------------------------------------------------------------- adapters

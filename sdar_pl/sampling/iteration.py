@@ -98,25 +98,19 @@ def refuse_empty(batches: Sequence[Batch], dropped: bool) -> None:
 # ---------------------------------------------------------------------- checkpoints
 
 
-def restore(
-    saved: dict[str, Any], key: list[int], epoch: int, rank: int, world: int
-) -> tuple[Iteration | None, list[Row]]:
-    """One rank's share of a checkpoint's rollouts; (None, []) if they are of other settings or another epoch.
+def restore(saved: list[dict[str, Any]], epoch: int, rank: int, world: int) -> tuple[Iteration | None, list[Row]]:
+    """One rank's share of a checkpoint's rollouts; (None, []) if they are of another epoch.
 
     Same number of ranks: the iteration unchanged, and []. Another number: the iteration without batches, and the rows
     to rebuild them from.
 
     Args:
-        saved: "ranks", ``Iteration.to_plain`` of every rank, and "key".
-        key: the settings that saved rollouts must agree with to be trained on.
+        saved: ``Iteration.to_plain`` of every rank.
         epoch: number of the iteration that begins.
         rank: the rank whose share is wanted.
         world: number of ranks.
     """
-    if saved["key"] != key:
-        warnings.warn("data has changed since the checkpoint: its rollouts are replaced by new ones", stacklevel=2)
-        return None, []
-    parts = [Iteration.from_plain(part) for part in saved["ranks"]]
+    parts = [Iteration.from_plain(part) for part in saved]
     if parts[0].epoch != epoch:
         return None, []
     return (parts[rank], []) if len(parts) == world else redistribute(parts, rank, world)

@@ -139,32 +139,6 @@ def test_the_last_and_the_best_are_kept(run: Path) -> None:
     assert not any(torch.is_tensor(part) and part.numel() > 50_000 for part in best["state_dict"].values())
 
 
-@pytest.mark.parametrize(
-    ("arguments", "words"),
-    [
-        (["--model.policy.model", "{qwen2}"], "base model 'tiny-household'"),
-        (["--model.policy.lora.r", "4"], "lora"),
-        (["--model.objective", "sdar_pl.objectives.GRPO"], "another method (objective: SDAR, here GRPO)"),
-        (["--model.objective.init_args.coefficient", "0.5"], "objective.distillation.coefficient: 1.0, here 0.5"),
-        (["--data.advantage", "sdar_pl.objectives.advantages.BatchAdvantage"], "advantage"),
-        (["--model.teacher", "sdar_pl.teachers.MovingAverage"], "teacher: Initial, here MovingAverage"),
-        (["--model.teacher_refresh", "step"], "teacher_refresh: 'iteration', here 'step'"),
-    ],
-)
-def test_a_checkpoint_of_something_else_is_refused(
-    arguments: list[str], words: str, run: Path, models: dict[str, Path], tmp_path: Path, capfd: Any
-) -> None:
-    filled = [part.format(**{name: str(path) for name, path in models.items()}) for part in arguments]
-    folder = tmp_path / "run" / "checkpoints"
-    folder.mkdir(parents=True)
-    shutil.copy(run / "checkpoints" / "last.ckpt", folder)
-    fit_here(tmp_path, *filled, "--ckpt_path", str(folder / "last.ckpt"), status=2)
-    errors = [line for line in capfd.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(errors) == 1
-    assert errors[0].startswith("error: ckpt_path: made with")
-    assert words in errors[0]
-
-
 @pytest.mark.slow
 def test_a_damaged_last_checkpoint_costs_no_more_than_an_iteration(run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
@@ -174,21 +148,6 @@ def test_a_damaged_last_checkpoint_costs_no_more_than_an_iteration(run: Path, tm
         resumed = fit_here(tmp_path, "--trainer.max_epochs", "3", "--ckpt_path", "last")
     assert metrics(resumed) == metrics(run)
     assert all(torch.equal(tensor, weights(run)[name]) for name, tensor in weights(resumed).items())
-
-
-@pytest.mark.slow
-def test_changed_data_makes_new_rollouts(run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Rollouts that a checkpoint holds are only trained on by the run that made them."""
-    shutil.copytree(run, tmp_path / "run")
-    last = tmp_path / "run" / "checkpoints" / "iteration-0002.ckpt"
-    with monkeypatch.context() as patch:
-        patch.setattr("sdar_pl.module.SDARModule.training_step", lambda *_: (_ for _ in ()).throw(UserError("stop")))
-        fit_here(tmp_path, "--trainer.max_epochs", "3", "--ckpt_path", str(last), status=2)
-    state = torch.load(last.with_name("last.ckpt"), weights_only=True)["RolloutDataModule"]
-    assert state["iteration"]["ranks"][0]["epoch"] == 2
-    last = last.with_name("last.ckpt")
-    with pytest.warns(UserWarning, match="its rollouts are replaced"):
-        fit_here(tmp_path, "--trainer.max_epochs", "3", "--data.group_size", "2", "--ckpt_path", str(last))
 
 
 @pytest.mark.slow

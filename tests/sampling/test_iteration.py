@@ -72,12 +72,12 @@ def test_rollouts_are_dealt_to_any_number_of_ranks(history: str, world: int, lat
         part.dropped, part.dropped_groups, part.refills = [replace(played[0], index=7)], 2, 1
         parts.append(part)
     file = tmp_path / "x"
-    torch.save({"key": [0], "ranks": [part.to_plain() for part in parts]}, file)
+    torch.save([part.to_plain() for part in parts], file)
     plain = torch.load(file, weights_only=True)
     generated = failed = dropped = refills = 0
     for rank in range(world):
-        assert restore(plain, [1], 4, rank, world) == restore(plain, [0], 5, rank, world) == (None, [])
-        iteration, dealt = restore(plain, [0], 4, rank, world)
+        assert restore(plain, 5, rank, world) == (None, [])
+        iteration, dealt = restore(plain, 4, rank, world)
         assert iteration is not None
         assert iteration.restored
         played, made = share(rank, world)
