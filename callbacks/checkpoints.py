@@ -16,7 +16,8 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from sdar_pl.callbacks.trainer_access import iteration_of, module_of
 from sdar_pl.checks import at_least
-from sdar_pl.runtime.checkpoint_files import same_file, write_adapter
+from sdar_pl.errors import UserError
+from sdar_pl.runtime.checkpoint_files import iteration_files, same_file, write_adapter
 
 
 class Checkpoints(Checkpoint):
@@ -47,11 +48,16 @@ class Checkpoints(Checkpoint):
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         self.folder = Path(trainer.default_root_dir, "checkpoints")
+        if self.folder.is_symlink():
+            raise UserError(
+                f"{self.folder}: is a symbolic link, which a run does not write through; make it a folder, or link "
+                "trainer.default_root_dir itself"
+            )
 
     def on_train_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.is_global_zero:  # a run resumed from an earlier iteration repeats the later ones
-            for path in self._iterations():
-                if _number(path) > trainer.current_epoch:
+            for path in iteration_files(self.folder):
+                if int(path.stem.split("-")[1]) > trainer.current_epoch:
                     path.unlink()
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
@@ -79,12 +85,5 @@ class Checkpoints(Checkpoint):
             same_file(path, "best.ckpt")
         if (better or self.best is None) and module_of(trainer).policy.lora is not None:
             write_adapter(path, Path(trainer.default_root_dir, "adapter"))
-        for old in self._iterations()[: -self.keep]:
+        for old in iteration_files(self.folder)[: -self.keep]:
             old.unlink()
-
-    def _iterations(self) -> list[Path]:
-        return sorted(self.folder.glob("iteration-*.ckpt"), key=_number)
-
-
-def _number(path: Path) -> int:
-    return int(path.stem.split("-")[1])

@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ from torch import Tensor
 from sdar_pl.batch import Batch
 from sdar_pl.callbacks.trainer_access import data_of, events_of, iteration_of, number_of
 from sdar_pl.checks import at_least
-from sdar_pl.runtime.files import replacing
+from sdar_pl.runtime.files import replacing, writing
 from sdar_pl.runtime.words import cut, shown
 from sdar_pl.types import Episode, Turn
 
@@ -77,8 +78,7 @@ class EpisodeLog(L.Callback):
         forget_after(self.path, trainer.current_epoch)
 
     def _append(self, rows: Iterable[Mapping[str, Any]]) -> None:
-        # A lone surrogate, which UTF-8 lacks, is written as JSON's own escape.
-        with self.path.open("a", encoding="utf-8", errors="backslashreplace") as file:
+        with writing(self.path, "a") as file:
             file.writelines(json.dumps(row, ensure_ascii=False, allow_nan=False) + "\n" for row in rows)
 
     # ------------------------------------------------------------------ training
@@ -128,18 +128,19 @@ class EpisodeLog(L.Callback):
 
 
 def forget_after(path: Path, iteration: int) -> None:
-    """Drop the lines of iterations after ``iteration``, which a resumed run repeats, and an incomplete last line."""
+    """Drop the lines of iterations after ``iteration``, which a resumed run repeats, and warn of damaged ones."""
     if not path.exists():
         return
-    with (
-        replacing(path) as partial,
-        path.open(encoding="utf-8") as old,
-        partial.open("w", encoding="utf-8") as new,
-    ):
+    damaged = 0
+    with replacing(path) as partial, path.open("rb") as old, partial.open("wb") as new:
         for line in old:
-            number = re.match(r'{"iteration": (\d+),', line)  # row_of writes it first: no need to parse the line
-            if number and int(number[1]) <= iteration and line.endswith("\n"):
+            number = re.match(rb'{"iteration": (\d+), ', line)  # row_of writes it first: no need to parse the line
+            if not number or not line.endswith(b"}\n") or b"\0" in line:
+                damaged += 1
+            elif int(number[1]) <= iteration:
                 new.write(line)
+    if damaged:
+        warnings.warn(f"{path}: {damaged} damaged lines are left out", stacklevel=2)
 
 
 def collect(records: Records, batch: Batch, tokens: Mapping[str, Tensor]) -> None:

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from sdar_pl.callbacks.trainer_access import number_of
 from sdar_pl.reports.statistics import Interval, paired_difference
+from sdar_pl.runtime.advice import command, quoted
 from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.ranks import all_gather
 from sdar_pl.runtime.words import shown
@@ -141,8 +142,8 @@ def next_steps(trainer: L.Trainer) -> list[str]:
     best = getattr(saver, "best_model_path", "")
     if best:
         lines.append(f"{'best policy':<12} {relative(best)}")
-        lines += ["", f"python -m sdar_pl validate --config {folder / 'config.yaml'} --ckpt_path {relative(best)}"]
-    return [*lines, f"tensorboard --logdir {folder}"]
+        lines += ["", command("validate", "--config", folder / "config.yaml", "--ckpt_path", relative(best))]
+    return [*lines, quoted("tensorboard", "--logdir", folder)]
 
 
 def relative(path: str) -> Path:

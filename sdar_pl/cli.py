@@ -9,13 +9,14 @@ runtime/processes.py, Lightning's part of the command line is commands/lightning
 from __future__ import annotations
 
 import importlib
+import os
 import sys
 from collections.abc import Sequence
 
 from sdar_pl import __version__
 from sdar_pl.errors import UserError
-from sdar_pl.runtime.messages import add_file_names, quieten
-from sdar_pl.runtime.processes import GUARD, Stopped, print_line
+from sdar_pl.runtime.messages import add_file_names, problem_of_file, quieten
+from sdar_pl.runtime.processes import GUARD, RUN_FOLDER, Stopped, print_line
 from sdar_pl.runtime.words import one_line
 
 #: commands that are not the trainer's → what each is for; ``a-command`` is ``main`` in sdar_pl/commands/a_command.py
@@ -51,6 +52,8 @@ def main(args: Sequence[str] | None = None) -> int:
             print_line(f"stopped. {GUARD.resume}".rstrip())
             return 128 + GUARD.signal_received
         GUARD.failed(error)
+        if isinstance(error, OSError) and (problem := problem_of_file(error, os.environ.get(RUN_FOLDER))):
+            return fail(f"{problem}. {GUARD.resume}")
         from sdar_pl.commands.trainer_arguments import refusal_of_lightning
 
         refusal = refusal_of_lightning(error)

@@ -19,7 +19,6 @@ import argparse
 import hashlib
 import json
 import re
-import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,6 +35,7 @@ from sdar_pl.commands.compare_methods import parse_methods
 from sdar_pl.errors import UserError
 from sdar_pl.reports.comparison import Run
 from sdar_pl.reports.comparison_files import in_brief, report
+from sdar_pl.runtime.advice import command
 from sdar_pl.runtime.messages import PlainParser, read_yaml
 from sdar_pl.runtime.run_lock import FolderInUseError, locked
 from sdar_pl.runtime.words import shown
@@ -56,7 +56,7 @@ def main(arguments: Sequence[str], fit: Sequence[str] = FIT) -> int:
             done, failed, stopped = run_all(cells, fit, console)
             if done:
                 names = list(dict.fromkeys(cell.method.name for cell in cells))
-                report(done, names, options.out, "python -m sdar_pl compare " + shlex.join(arguments), console)
+                report(done, names, options.out, command("compare", *arguments), console)
     except FolderInUseError as error:
         raise UserError(f"--out: {error}; wait for its end, or give another folder") from error
     except OSError as error:

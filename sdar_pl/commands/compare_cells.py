@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import json
 import os
 import re
@@ -17,7 +16,8 @@ from pathlib import Path
 from sdar_pl.commands.compare_methods import Method
 from sdar_pl.errors import UserError
 from sdar_pl.reports.comparison import Run
-from sdar_pl.runtime.files import replacing
+from sdar_pl.runtime.files import replacing, writing
+from sdar_pl.runtime.metrics_csv import read_rows
 from sdar_pl.runtime.processes import RUN_FOLDER
 
 
@@ -43,7 +43,7 @@ class Cell:
                 return None
             panels = {int(iteration): panel for iteration, panel in results.pop("panels").items()}
             return Run(**results, panels=panels)
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):
             return None
 
 
@@ -77,7 +77,7 @@ def run_cell(cell: Cell, fit: Sequence[str], show: Callable[[str], None]) -> Run
         return f"{last_line or 'no output'} (exit status {status})"
     try:
         run = read_run(cell)
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, TypeError, UserError) as error:
         return f"fit succeeded, but its results cannot be read: {type(error).__name__}: {error}"
     with replacing(cell.results) as partial:
         partial.write_text(json.dumps({"hash": cell.hash, **asdict(run)}) + "\n", encoding="utf-8")
@@ -91,7 +91,7 @@ def run_logged(command: Sequence[str], log_file: Path, show: Callable[[str], Non
     """
     last_line = ""
     with (
-        log_file.open("w", encoding="utf-8") as log,
+        writing(log_file, "w") as log,
         subprocess.Popen(
             command,
             stdout=subprocess.PIPE,
@@ -134,6 +134,6 @@ def read_run(cell: Cell) -> Run:
     if len(panels) < 2:
         raise ValueError("episodes.jsonl holds no panels from before and after training; is validation on?")
     seconds = float(json.loads((folder / "summary.json").read_text(encoding="utf-8"))["seconds"])
-    with (folder / "metrics.csv").open(newline="", encoding="utf-8") as file:
-        generated = sum(float(row.get("rollout/generated_tokens") or 0) for row in csv.DictReader(file))
+    rows = read_rows(folder / "metrics.csv").values()
+    generated = sum(float(row.get("rollout/generated_tokens", 0)) for row in rows)
     return Run(cell.method.name, cell.seed, dict(sorted(panels.items())), seconds, generated)

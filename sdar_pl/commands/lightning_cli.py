@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -112,6 +113,13 @@ class SavedConfig(SaveConfigCallback):
             self.parser.save(config, str(partial), skip_none=False, multifile=False)
 
 
+class Events(TensorBoardLogger):
+    """TensorBoard's events in the run folder, without Lightning's hparams.yaml: config.yaml holds all settings."""
+
+    def save(self) -> None:
+        self.experiment.flush()
+
+
 class CommandLine(LightningCLI):
     """The arguments that every command with a run's configuration has."""
 
@@ -162,7 +170,7 @@ class TrainerCommandLine(CommandLine):
             if wanted in ("last", "best") and not GUARD.is_child:
                 print(f"ckpt_path: {wanted} is {config.ckpt_path}", flush=True)
         if training:
-            GUARD.resume = resume_command(self.run_folder)
+            GUARD.advise = partial(resume_command, self.run_folder)
 
     def _parse_ckpt_path(self) -> None:
         """Skip Lightning's search for hyperparameters in the checkpoint: ours are in the configuration alone."""
@@ -184,7 +192,7 @@ class TrainerCommandLine(CommandLine):
             options["logger"] = False
             self.save_config_callback = None
         elif settings["logger"] in (None, True):
-            events = TensorBoardLogger(self.run_folder, name="", version="")
+            events = Events(self.run_folder, name="", version="")
             options["logger"] = [MetricsCSV(self.run_folder), events]
         options["callbacks"] = self._with_defaults(_as_list(settings["callbacks"]), settings)
         if settings["max_time"] is not None:  # Lightning's own timer would end the run within an iteration

@@ -149,7 +149,7 @@ def write_csv(summaries: Sequence[MethodSummary], path: Path) -> None:
     """Shares between 0 and 1, seconds and tokens as plain numbers, p-values of one comparison and corrected."""
     names = ("before", "after", "difference")
     heads = [head for name in names for head in (name, f"{name}_low", f"{name}_high")]
-    with path.open("w", newline="", encoding="utf-8") as file:
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         heads += ["seconds", "generated_tokens", "difference_seeds", "p", "p_holm"]
         writer.writerow(["objective", "seeds", "tasks", "iterations", *heads])
@@ -187,5 +187,6 @@ def draw_curves(curves: LearningCurves, paths: Sequence[Path]) -> bool:
     axes.grid(alpha=0.25)
     figure.legend(frameon=False, loc="outside right upper")
     for path in paths:
-        figure.savefig(path, dpi=160)
+        with replacing(path) as partial:
+            figure.savefig(partial, dpi=160, format=path.suffix[1:])
     return True

@@ -83,6 +83,9 @@ def checkpoint_problem(path: Path) -> str:
         return f"it cannot be read ({type(error).__name__})"
     if not isinstance(checkpoint, dict) or RUN_FINGERPRINT not in checkpoint:
         return "it is not a checkpoint of sdar_pl"
+    run = checkpoint[RUN_FINGERPRINT]
+    if not isinstance(run, dict) or not {"model", "fingerprint", "lora", "settings"} <= run.keys():
+        return "it is not a checkpoint of this version of sdar_pl"
     if names := not_finite(weights_of(checkpoint)):
         return f"its weights are not finite ({in_words(names)})"
     return ""
@@ -97,11 +100,18 @@ def newest_good(path: Path) -> Path:
     if not problem:
         return path
     if path.name == "last.ckpt":
-        for earlier in sorted(path.parent.glob("iteration-*.ckpt"), reverse=True):
+        for earlier in reversed(iteration_files(path.parent)):
             if not checkpoint_problem(earlier):
                 warnings.warn(f"ckpt_path: {path}: {problem}; {earlier.name} takes its place", stacklevel=2)
                 return earlier
     raise UserError(f"ckpt_path: {path}: {problem}; give another checkpoint, or start without one")
+
+
+def iteration_files(folder: Path) -> list[Path]:
+    """The checkpoints of iterations in a folder, the oldest first; other files do not count."""
+    found = {path: re.fullmatch(r"iteration-(\d+)\.ckpt", path.name) for path in folder.glob("iteration-*.ckpt")}
+    numbers = {path: int(name[1]) for path, name in found.items() if name and path.is_file()}
+    return sorted(numbers, key=lambda path: numbers[path])
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import errno
 import logging
 import os
 import re
@@ -86,6 +87,17 @@ def shorten(message: str) -> str:
     lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
     problem = re.sub(r"^Parser key \"?([^\":]+)\"?:?", r"\1:", " ".join(lines))
     return problem[:600]
+
+
+def problem_of_file(error: OSError, folder: str | None) -> str:
+    """The problem of a file of the run ``folder`` with the remedy, or "" if the error is about something else."""
+    file = error.filename2 or error.filename
+    if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS):
+        return f"{file or folder}: {error.strerror}; make room, or give a folder that can be written"
+    if not folder or not file or not Path(os.path.abspath(str(file))).is_relative_to(os.path.abspath(folder)):
+        return ""
+    reason = "it is a symbolic link, which a run does not follow" if error.errno == errno.ELOOP else error.strerror
+    return f"{file}: {reason}; move it away"
 
 
 def user_error_behind(error: BaseException) -> UserError | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,29 @@ from lightning.fabric.loggers.logger import rank_zero_experiment
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 
+from sdar_pl.errors import UserError
 from sdar_pl.runtime.files import replacing
+
+
+def read_rows(path: Path) -> dict[int, dict[str, str]]:
+    """The rows of a metrics.csv by step, without empty cells. Damaged lines are left out, with a warning.
+
+    Raises ``UserError`` for a file that is no metrics.csv, and ``OSError``.
+    """
+    text = path.read_text(encoding="utf-8", errors="replace")
+    lines = text.splitlines()
+    header = next(csv.reader(lines[:1]), [])
+    if lines and (header[:1] != ["step"] or "\0" in lines[0]):
+        raise UserError(f"{path}: its first line is not that of a metrics.csv; move the file away, or mend the line")
+    rows: dict[int, dict[str, str]] = {}
+    complete = lines[1:] if text.endswith("\n") else lines[1:-1]
+    for line in complete:
+        cells = next(csv.reader([line.replace("\0", "")]), [])
+        if "\0" not in line and len(cells) == len(header) and cells[0].isdecimal():
+            rows[int(cells[0])] = {name: cell for name, cell in zip(header, cells, strict=True) if cell}
+    if len(rows) < len(lines) - 1:
+        warnings.warn(f"{path}: {len(lines) - 1 - len(rows)} damaged lines are left out", stacklevel=2)
+    return rows
 
 
 class _Rows(ExperimentWriter):
@@ -21,8 +44,7 @@ class _Rows(ExperimentWriter):
         self.rows: dict[int, dict[str, Any]] = {}
         path = Path(self.metrics_file_path)
         if path.exists():  # the run is resumed
-            with path.open(newline="") as file:
-                self.rows = {int(row["step"]): {k: v for k, v in row.items() if v} for row in csv.DictReader(file)}
+            self.rows = read_rows(path)
 
     def _check_log_dir_exists(self) -> None:
         """Skip Lightning's warning, and its deletion of metrics.csv, for a folder that holds files."""

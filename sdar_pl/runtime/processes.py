@@ -15,7 +15,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 #: environment variables through which rank 0 tells the ranks that it starts: its process id,
@@ -37,14 +37,19 @@ class Stopped(BaseException):
 
 
 class Guard:
-    """Active around every run, on every rank. ``resume`` is the command printed when the run is stopped."""
+    """Active around every run, on every rank. ``advise`` returns how to go on with a run that is stopped."""
 
     def __init__(self) -> None:
-        self.resume = ""
+        self.advise: Callable[[], str] = str
         self.children: Sequence[subprocess.Popen[Any]] = ()
         self.signal_received = 0  # the signal's number, as soon as the process has received it
         self.stopping = 0  # the same, once the main thread has handled it
         self.deferred = False
+
+    @property
+    def resume(self) -> str:
+        """How to go on with the run as it is now, as a sentence; "" where nothing is to be resumed."""
+        return self.advise()
 
     @property
     def is_child(self) -> bool:
@@ -54,6 +59,7 @@ class Guard:
     @contextlib.contextmanager
     def active(self) -> Iterator[None]:
         """Handle SIGINT and SIGTERM: the first raises ``Stopped``, the second ends the process at once."""
+        self.advise = str
         if threading.current_thread() is not threading.main_thread():
             yield
             return

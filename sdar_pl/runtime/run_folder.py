@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from sdar_pl.errors import UserError
+from sdar_pl.runtime.advice import command
 from sdar_pl.runtime.checkpoint_files import newest_good
 from sdar_pl.runtime.processes import CHECKPOINT, GUARD, LEADER, RUN_FOLDER
 from sdar_pl.runtime.run_lock import FolderInUseError, empty, folder_of_launch, locked, rank_of_launch
@@ -62,7 +63,7 @@ def _resumed_folder(named: Path, resumed: str) -> Path | None:
     if resumed in ("last", "best"):
         same_name = re.compile(re.escape(named.name) + r"(-\d+)?")
         files = named.parent.glob("*/checkpoints/*.ckpt")
-        saved = [path for path in files if same_name.fullmatch(path.parent.parent.name)]
+        saved = [path for path in files if same_name.fullmatch(path.parent.parent.name) and path.is_file()]
         if not saved:
             raise UserError(
                 f"ckpt_path: no earlier run {named.name!r} with a checkpoint below {named.parent}; start without it"
@@ -115,9 +116,11 @@ def checkpoint_path(folder: Path, wanted: str) -> str:
 
 
 def resume_command(folder: Path) -> str:
-    """The command that resumes a run that has ended early, as a sentence."""
+    """How to go on with a run that has ended early, as a sentence: with the command, once there is a checkpoint."""
     config, last = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
-    return f"Go on with: python -m sdar_pl fit --config {config} --ckpt_path {last}"
+    if not (config.exists() and last.exists()):
+        return "There is no checkpoint yet: start again with the same command"
+    return f"Go on with: {command('fit', '--config', config, '--ckpt_path', last)}"
 
 
 def _names(path: Path) -> Iterator[Path]:

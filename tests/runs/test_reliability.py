@@ -96,7 +96,7 @@ def test_told_to_stop_it_says_how_to_go_on(when: str, how: str, alone: Path, tmp
     status, said = struck(tmp_path, when, how)
     assert status == 128 + getattr(signal, how), said
     assert "Traceback" not in said
-    advice = re.search(r"stopped\. Go on with: python -m sdar_pl (fit .*)", said)
+    advice = re.search(r"stopped\. Go on with: \S+ -m sdar_pl (fit .*)", said)
     assert advice, said
     config, checkpoint = re.findall(r"--(?:config|ckpt_path) (\S+)", advice[1])
     text = Path(config).read_text()
@@ -134,7 +134,7 @@ def test_a_killed_rank_ends_the_others(when: str, rank: int, pair: Path, tmp_pat
         time.sleep(0.2)
         said = (tmp_path / "said.txt").read_text()
     assert len(re.findall(r"^error: ", said, re.M)) == 1, said
-    assert "Go on with: python -m sdar_pl fit" in said
+    assert re.search(r"Go on with: \S+ -m sdar_pl fit", said)
     assert "Traceback" not in said
     time.sleep(1)
     assert not subprocess.run(["pgrep", "-f", str(tmp_path)], capture_output=True, text=True).stdout

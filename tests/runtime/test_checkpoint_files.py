@@ -13,9 +13,17 @@ from helpers.runs import fit_here, metrics, weights
 
 from sdar_pl.batch import Row
 from sdar_pl.errors import UserError
-from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO, checkpoint_problem, newest_good, same_file
+from sdar_pl.runtime.checkpoint_files import (
+    SafeCheckpointIO,
+    checkpoint_problem,
+    iteration_files,
+    newest_good,
+    same_file,
+)
+from sdar_pl.runtime.run_fingerprint import fingerprint_of_run
 
-GOOD = {"state_dict": {"w": torch.arange(1000.0)}, "sdar_pl": {}}
+RUN = fingerprint_of_run({"name": "base"}, "1234", None, {})
+GOOD = {"state_dict": {"w": torch.arange(1000.0)}, "sdar_pl": RUN}
 
 
 def saved(path: Path, content: Any = GOOD) -> Path:
@@ -90,6 +98,8 @@ def test_foreign_checkpoints_are_found_out(tmp_path: Path) -> None:
     assert checkpoint_problem(saved(tmp_path / "a.ckpt", {"state_dict": {}})) == "it is not a checkpoint of sdar_pl"
     torch.save([1, 2], tmp_path / "b.ckpt")
     assert checkpoint_problem(tmp_path / "b.ckpt") == "it is not a checkpoint of sdar_pl"
+    older = {"state_dict": {}, "sdar_pl": {"model": {}}}
+    assert checkpoint_problem(saved(tmp_path / "a.ckpt", older)) == "it is not a checkpoint of this version of sdar_pl"
     assert "cannot be read" in checkpoint_problem(
         saved(tmp_path / "c.ckpt", {"code": Row})
     )  # would run code on loading
@@ -115,6 +125,18 @@ def test_a_bad_last_one_gives_way_to_the_one_before(how: str, tmp_path: Path) ->
     damaged(tmp_path / "iteration-0001.ckpt", "empty")
     with pytest.raises(UserError):
         newest_good(last)
+
+
+def test_foreign_files_in_the_folder_do_not_count(tmp_path: Path) -> None:
+    for number in (10000, 9999):
+        saved(tmp_path / f"iteration-{number}.ckpt")
+    for name in ("iteration-best.ckpt", "iteration-0003.ckpt.bak", "iteration-.ckpt", "notes.txt"):
+        (tmp_path / name).write_text("mine")
+    (tmp_path / "iteration-10001.ckpt").mkdir()
+    (tmp_path / "iteration-10002.ckpt").symlink_to(tmp_path / "nowhere")
+    assert [path.stem for path in iteration_files(tmp_path)] == ["iteration-9999", "iteration-10000"]
+    with pytest.warns(UserWarning, match=r"iteration-10000\.ckpt takes its place"):
+        assert newest_good(tmp_path / "last.ckpt").name == "iteration-10000.ckpt"
 
 
 # ---------------------------------------------------------------------- runs

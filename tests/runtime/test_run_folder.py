@@ -6,7 +6,7 @@ import contextlib
 import errno
 import multiprocessing
 import os
-import re
+import shlex
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -126,9 +126,16 @@ def test_a_checkpoint_s_own_folder_goes_on(tmp_path: Path) -> None:
     assert choose(tmp_path, str(alone)) == tmp_path / "mine", "a new run that starts from a file from anywhere"
 
 
-def test_the_command_that_resumes_a_run() -> None:
-    config, path = re.findall(r"--\w+ (\S+)", resume_command(Path("runs/mine")))
-    assert (config, path) == ("runs/mine/config.yaml", "runs/mine/checkpoints/last.ckpt")
+def test_the_command_that_resumes_a_run(tmp_path: Path) -> None:
+    run = tmp_path / "my run"
+    run.mkdir()
+    nothing = "There is no checkpoint yet: start again with the same command"
+    assert resume_command(run) == nothing
+    (run / "config.yaml").write_text("")
+    assert resume_command(run) == nothing
+    last = checkpoint(run, 1)
+    words = shlex.split(resume_command(run).removeprefix("Go on with: "))
+    assert words[1:] == ["-m", "sdar_pl", "fit", "--config", str(run / "config.yaml"), "--ckpt_path", str(last)]
 
 
 # ---------------------------------------------------------------------- the lock
