@@ -7,7 +7,8 @@ import subprocess
 from pathlib import Path
 
 import pytest
-from helpers.runs import ENVIRONMENT, command, fit, metrics, same
+import torch
+from helpers.runs import ENVIRONMENT, command, metrics
 
 NAME = 'it\'s "my" run; ü $HOME'
 
@@ -36,7 +37,9 @@ def test_pasted_advice_goes_on_and_evaluates(tmp_path: Path) -> None:
     config = tmp_path / NAME / "config.yaml"
     config.write_text(config.read_text().replace("when: update", "when: never"))  # else it would strike again
     shown = pasted(advice[1], tmp_path)
-    same(tmp_path / NAME, fit(tmp_path, "whole", *more))
+    state = torch.load(tmp_path / NAME / "checkpoints" / "last.ckpt", weights_only=True)
+    assert state["optimizer_states"][0]["param_groups"][0]["lr"] == 2e-3
+    assert len(metrics(tmp_path / NAME)) == 3
     evaluate = next(line for line in shown.splitlines() if " -m sdar_pl validate " in line)
     success = f"{100 * metrics(tmp_path / NAME)[-1]['val/success']:.1f}"
     assert success in pasted(evaluate, tmp_path)

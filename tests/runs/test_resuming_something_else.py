@@ -49,22 +49,18 @@ OTHERS = [
     other("model.policy.model: 'tiny-household', '", "--model.policy.model", "{edited}", fast=True),
     other("model.policy.lora: {", "--model.policy.lora.r", "4"),
     other("model.objective: SDAR, GRPO", "--model.objective", "sdar_pl.objectives.GRPO"),
-    other("model.objective.distillation.coefficient: 1.0, 0.5", "--model.objective.init_args.coefficient", "0.5"),
     other("data.advantage: GroupAdvantage, Batch", "--data.advantage", "sdar_pl.objectives.advantages.BatchAdvantage"),
     other("model.teacher: Initial, MovingAverage", "--model.teacher", "sdar_pl.teachers.MovingAverage"),
-    other("model.teacher_refresh: iteration, step", "--model.teacher_refresh", "step"),
     other("model.optimizer: AdamW, SGD", "--model.optimizer", "torch.optim.SGD", fast=True),
-    other("model.optimizer.betas: (0.9, ", "--model.optimizer.init_args.betas", "[0.8, 0.9]"),
     other("model.scheduler: None, LinearLR", "--model.scheduler", "torch.optim.lr_scheduler.LinearLR"),
     other("seed_everything: 0, 5", "--seed_everything", "5"),
     other("data.environment.size: tiny, small", "--data.environment.init_args.size", "small", fast=True),
     other("data.environment (train tasks): 100000 tasks, ", "--data.environment.init_args.train_tasks", "50"),
     other("data.train_split: train, validation", "--data.train_split", "validation"),
-    other("data.tasks_per_iteration: 2, 3", "--data.tasks_per_iteration", "3"),
     other("data.group_size: 4, 2", "--data.group_size", "2"),
     other("data.prompter.history: conversation, windowed", "--data.prompter.history", "windowed"),
     other("data.sampling.max_new_tokens: 8, 9", "--data.sampling.max_new_tokens", "9"),
-    other("data.context: SkillContext, SiblingSuccess", "--data.context", "sdar_pl.skills.hindsight.SiblingSuccess"),
+    other("data.context: SkillContext, SiblingEpisode", "--data.context", "sdar_pl.skills.hindsight.SiblingEpisode"),
 ]
 
 
