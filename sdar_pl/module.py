@@ -28,7 +28,7 @@ from sdar_pl.runtime.means import Means
 from sdar_pl.runtime.metrics_csv import MetricsCSV
 from sdar_pl.runtime.optimizer_settings import adopt_settings
 from sdar_pl.runtime.precision import take_true_precision
-from sdar_pl.runtime.run_fingerprint import fingerprint_of_run, refuse_mismatch
+from sdar_pl.runtime.run_fingerprint import fingerprint_of, refuse_mismatch
 from sdar_pl.runtime.words import metric_name
 from sdar_pl.sampling.anomalies import Anomalies
 from sdar_pl.sampling.compatibility import refuse_different_halves
@@ -131,21 +131,16 @@ class SDARModule(L.LightningModule):
         trained = {f"policy.{name}" for name, _ in self.policy.trained()}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["teacher"] = self.teacher.state_dict()
-        checkpoint[RUN_FINGERPRINT] = self._fingerprint()
+        checkpoint[RUN_FINGERPRINT] = fingerprint_of(self.policy, self.settings)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Refuse a checkpoint of another model or other settings; restore the teacher's state."""
         training = self.trainer.state.fn == "fit"
-        adopted = refuse_mismatch(checkpoint, self._fingerprint(), training)
+        adopted = refuse_mismatch(checkpoint, fingerprint_of(self.policy, self.settings), training)
         if training:
             self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
             self.teacher.load_state_dict(checkpoint["teacher"])
             self.adopted = adopted, checkpoint[RUN_FINGERPRINT]["settings"]
-
-    def _fingerprint(self) -> dict[str, Any]:
-        policy, lora = self.policy, self.policy.lora
-        adapters = None if lora is None else vars(lora)
-        return fingerprint_of_run(vars(policy.source), policy.fingerprint, adapters, self.settings)
 
     @property
     def data(self) -> RolloutDataModule:
@@ -243,8 +238,7 @@ class SDARModule(L.LightningModule):
             super().lr_scheduler_step(scheduler, metric)
 
     def on_train_start(self) -> None:
-        schedulers = [config.scheduler for config in self.trainer.lr_scheduler_configs]
-        adopt_settings(*self.adopted, self.trainer.optimizers, schedulers)
+        adopt_settings(*self.adopted, self.trainer)
         for logger in self.loggers:
             if isinstance(logger, MetricsCSV) and self.trainer.is_global_zero:
                 logger.experiment.forget_after(self.trainer.current_epoch)

@@ -7,7 +7,7 @@ change of the learning rate in the configuration.
 from __future__ import annotations
 
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -35,19 +35,17 @@ def optimizer_settings(make_optimizer: Any, make_scheduler: Any) -> dict[str, An
     return values
 
 
-def adopt_settings(
-    new: Mapping[str, Any], old: Mapping[str, Any], optimizers: Sequence[Any], schedulers: Sequence[Any]
-) -> None:
-    """Give restored optimizers and schedulers the configuration's settings where these differ from the checkpoint's.
+def adopt_settings(new: Mapping[str, Any], old: Mapping[str, Any], trainer: Any) -> None:
+    """Give a trainer's restored optimizers and schedulers the configuration's settings that the checkpoint's differ in.
 
     The present learning rate, which a schedule may have lowered, changes by the ratio of the two. Warns of each change.
 
     Args:
         new: the settings to adopt, by key in YAML (``refuse_mismatch``).
         old: the checkpoint's settings, by key in YAML.
-        optimizers: the run's optimizers, restored.
-        schedulers: the run's schedulers, restored.
+        trainer: its ``optimizers`` and ``lr_scheduler_configs`` are changed.
     """
+    schedulers = [config.scheduler for config in trainer.lr_scheduler_configs]
     for key, value in new.items():
         warnings.warn(f"{key}: {old.get(key)} in the checkpoint, {value} from here on", stacklevel=2)
         part, name = key.rsplit(".", 1)
@@ -55,7 +53,7 @@ def adopt_settings(
             for scheduler in schedulers:
                 setattr(scheduler, name, value)
             continue
-        for group in (group for optimizer in optimizers for group in optimizer.param_groups):
+        for group in (group for optimizer in trainer.optimizers for group in optimizer.param_groups):
             before = old.get(key)
             group[name] = group[name] * value / before if name == "lr" and before else value
             if name == "lr" and "initial_lr" in group:

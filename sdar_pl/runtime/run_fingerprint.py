@@ -43,6 +43,12 @@ def fingerprint_of_run(
     }
 
 
+def fingerprint_of(policy: Any, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """The fingerprint of a run with a built Policy."""
+    lora = None if policy.lora is None else vars(policy.lora)
+    return fingerprint_of_run(vars(policy.source), policy.fingerprint, lora, settings)
+
+
 def refuse_mismatch(checkpoint: dict[str, Any], ours: dict[str, Any], training: bool) -> dict[str, Any]:
     """Compare the fingerprint of a checkpoint with ``ours`` → the settings that training adopts, with their new values.
 

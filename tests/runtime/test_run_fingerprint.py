@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -103,6 +104,11 @@ def test_an_environment_counts_by_its_arguments() -> None:
 # ---------------------------------------------------------------------- settings that a resumed run adopts
 
 
+def restored(optimizers: list[Any], scheduler: Any) -> Any:
+    """What a Trainer holds after it has restored a checkpoint."""
+    return SimpleNamespace(optimizers=optimizers, lr_scheduler_configs=[SimpleNamespace(scheduler=scheduler)])
+
+
 def test_another_learning_rate_is_named_and_used() -> None:
     """A cosine from 1e-3 over 10 steps, resumed after 5 from half the rate over 20: as if it had always been so."""
 
@@ -125,7 +131,7 @@ def test_another_learning_rate_is_named_and_used() -> None:
     follow.load_state_dict(schedule.state_dict())
     assert resumed.param_groups[0]["lr"] == first.param_groups[0]["lr"], "torch restores the old settings"
     with pytest.warns(UserWarning, match=re.escape("model.optimizer.lr: 0.001 in the checkpoint, 0.0005 from here on")):
-        adopt_settings(adopted, old["settings"], [resumed], [follow])
+        adopt_settings(adopted, old["settings"], restored([resumed], follow))
     for _ in range(5):
         assert resumed.param_groups[0]["lr"] == pytest.approx(first.param_groups[0]["lr"] / 2)
         trained(first, schedule, 1)
@@ -141,5 +147,5 @@ def test_a_longer_schedule_is_adopted() -> None:
     schedule = longer(ADAMW([torch.nn.Parameter(torch.ones(2))]))
     schedule.load_state_dict(COSINE(ADAMW([torch.nn.Parameter(torch.ones(2))])).state_dict())
     with pytest.warns(UserWarning, match=r"model\.scheduler\.T_max: 10 in the checkpoint, 20 from here on"):
-        adopt_settings(adopted, old["settings"], [], [schedule])
+        adopt_settings(adopted, old["settings"], restored([], schedule))
     assert schedule.T_max == 20
