@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable, Sequence
@@ -16,7 +15,7 @@ from pathlib import Path
 from sdar_pl.commands.compare_methods import Method
 from sdar_pl.errors import UserError
 from sdar_pl.reports.comparison import Run
-from sdar_pl.runtime.files import replacing, writing
+from sdar_pl.runtime.files import remove, replacing, writing
 from sdar_pl.runtime.metrics_csv import read_rows
 from sdar_pl.runtime.processes import RUN_FOLDER
 
@@ -70,7 +69,7 @@ def check_overrides(cells: Sequence[Cell], fit: Sequence[str]) -> None:
 def run_cell(cell: Cell, fit: Sequence[str], show: Callable[[str], None]) -> Run | str:
     """Run a cell from the start → its results, or the reason why there are none. ``show`` gets its latest line."""
     cell.results.unlink(missing_ok=True)
-    shutil.rmtree(cell.folder / "run", ignore_errors=True)
+    remove(cell.folder / "run")
     cell.folder.mkdir(parents=True, exist_ok=True)
     status, last_line = run_logged([*fit, *cell.arguments], cell.folder / "log.txt", show)
     if status != 0:

@@ -27,7 +27,7 @@ def replacing(path: Path) -> Iterator[Path]:
     """
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
-    _remove(partial)
+    remove(partial)
     try:
         yield partial
         if partial.is_dir():
@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
                 os.fsync(file.fileno())
             os.replace(partial, path)
     finally:
-        _remove(partial)
+        remove(partial)
 
 
 def writing(path: Path, mode: str) -> TextIO:
@@ -58,10 +58,10 @@ def _replace_folder(new: Path, path: Path) -> None:
         os.rename(new, path)
     elif not _exchange(new, path):
         old = path.with_name(f".{path.name}.old")
-        _remove(old)
+        remove(old)
         os.rename(path, old)
         os.rename(new, path)
-        _remove(old)
+        remove(old)
 
 
 def _exchange(one: Path, other: Path) -> bool:
@@ -72,7 +72,8 @@ def _exchange(one: Path, other: Path) -> bool:
     return bool(rename(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE) == 0)
 
 
-def _remove(path: Path) -> None:
+def remove(path: Path) -> None:
+    """Remove a file, a folder with all that it holds, or a link; nothing if there is none."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path)
     else:
