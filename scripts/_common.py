@@ -6,13 +6,26 @@ import os
 import platform
 import shutil
 import subprocess
+import sys
+from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from sdar_pl.cli import fail
+from sdar_pl.errors import UserError
 from sdar_pl.policy import ASSETS
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "lightning")
+
+
+def run_script(main: Callable[[], object]) -> NoReturn:
+    """Run a script's ``main`` and end the process: status 2 and one line for an error in the user's input."""
+    try:
+        status = main()
+    except UserError as error:
+        sys.exit(fail(str(error)))
+    sys.exit(status if isinstance(status, int) else 0)
 
 
 def model_folder(folder: Path, config: Any) -> str:

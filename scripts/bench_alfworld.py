@@ -26,10 +26,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any, TypeVar
 
+from _common import run_script
+
 from sdar_pl.environments.alfworld import GAME_FILE, AlfWorld
 from sdar_pl.environments.alfworld.pddl import load_game
 from sdar_pl.environments.alfworld.textworld_worker import load as load_official
 from sdar_pl.environments.household.rules import HouseholdSession
+from sdar_pl.runtime.messages import PlainParser
 from sdar_pl.types import Task
 
 T = TypeVar("T")
@@ -197,7 +200,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = PlainParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--root", help="folder of json_2.1.1 (default: $ALFWORLD_DATA, ~/.cache/alfworld)")
     parser.add_argument("--games", type=int, default=60)
     parser.add_argument("--steps", type=int, default=40, help="random commands a game, before its walkthrough")
@@ -225,4 +228,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -23,7 +23,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from _common import in_words, machine, model_folder
+from _common import in_words, machine, model_folder, run_script
+
+from sdar_pl.runtime.messages import PlainParser
 
 FOLDER = Path(__file__).resolve().parents[1] / "configs"
 CONFIGS = [f"--config={FOLDER / name}.yaml" for name in ("household/sdar", "hardware/one_24gb")]
@@ -194,7 +196,7 @@ def markdown(report: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = PlainParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", nargs="+", choices=list(SHAPES), default=["3b", "7b"])
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quantization", choices=["nf4", "int8", "none"], default="nf4")
@@ -240,4 +242,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -18,7 +18,9 @@ import tempfile
 import time
 from pathlib import Path
 
-from _common import in_words, machine, model_folder
+from _common import in_words, machine, model_folder, run_script
+
+from sdar_pl.runtime.messages import PlainParser
 
 HIDDEN, LAYERS = 256, 4
 
@@ -101,7 +103,7 @@ def markdown(report: dict) -> str:  # type: ignore[type-arg]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = PlainParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--vocabularies", type=int, nargs="+", default=[32_000, 64_000, 152_000])
     parser.add_argument("--rows", type=int, default=2)
     parser.add_argument("--length", type=int, default=768)
@@ -138,4 +140,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -15,7 +15,6 @@ import os
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-import argparse
 import json
 import platform
 import random
@@ -29,6 +28,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import transformers
+from _common import run_script
 from torch import Tensor
 from transformers import LogitsProcessor
 
@@ -37,6 +37,7 @@ from sdar_pl.environments.household import Household
 from sdar_pl.environments.household.expert import Novice
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
+from sdar_pl.runtime.messages import PlainParser
 from sdar_pl.types import Episode, Turn
 
 TURNS = 6
@@ -178,7 +179,7 @@ def run_generate(policy: Policy, played: Sequence[Conversation]) -> Result:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = PlainParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--model", default="tiny-household")
     parser.add_argument("--groups", type=int, default=8)
     parser.add_argument("--size", type=int, default=8, help="episodes a group")
@@ -270,4 +271,4 @@ def commit() -> str:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -5,7 +5,7 @@ Run: python scripts/eval_tiny_policy.py [--model tiny-household] [--games 192]
 
 from __future__ import annotations
 
-import argparse
+from _common import run_script
 
 from sdar_pl.engines import Sampling, TransformersEngine
 from sdar_pl.environments.household import Household
@@ -13,12 +13,13 @@ from sdar_pl.environments.household.game import KINDS
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import EpisodeSlot, PlayRules, play
+from sdar_pl.runtime.messages import PlainParser
 from sdar_pl.skills.providers import SkillContext
 from sdar_pl.types import Task
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = PlainParser(description=__doc__)
     parser.add_argument("--model", default="tiny-household")
     parser.add_argument("--games", type=int, default=192)
     args = parser.parse_args()
@@ -44,4 +45,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -11,9 +11,16 @@ import json
 from collections import defaultdict
 from pathlib import Path
 
+from _common import run_script
+
+from sdar_pl.errors import UserError
+from sdar_pl.runtime.messages import PlainParser
+
 
 def table(folder: Path, metric: str, every: int) -> str:
     """Markdown: a line for each objective that has this metric, a column for each iteration."""
+    if not folder.is_dir():
+        raise UserError(f"folder: {folder} does not exist; name the --out of a comparison")
     found: dict[str, dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
     for path in sorted(folder.glob("*/seed-*/run/metrics.csv")):
         cell = path.parents[1] / "cell.json"
@@ -33,7 +40,7 @@ def table(folder: Path, metric: str, every: int) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = PlainParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path, help="the --out of a comparison")
     parser.add_argument("--metric", default="gap/mean")
     parser.add_argument("--every", type=int, default=1, help="a column for every n-th iteration")
@@ -42,4 +49,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -12,10 +12,12 @@ Run: python scripts/measure_gate_variance.py [--episodes 384] [--ckpt_path runs/
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from _common import run_script
 
 from sdar_pl.batch import collate, rows_of
 from sdar_pl.engines import Sampling, TransformersEngine
@@ -23,6 +25,8 @@ from sdar_pl.environments.household import Household
 from sdar_pl.policy import LoRA, Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import EpisodeSlot, PlayRules, play
+from sdar_pl.runtime.checkpoint_files import newest_good, read_checkpoint
+from sdar_pl.runtime.messages import PlainParser
 from sdar_pl.scoring import set_teacher_logprobs
 from sdar_pl.skills.providers import SkillContext
 from sdar_pl.teachers import Current
@@ -80,7 +84,7 @@ def measure(policy: Policy, episodes: int = 384, beta: float = 5.0, seed: int = 
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = PlainParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--episodes", type=int, default=384)
     parser.add_argument("--beta", type=float, default=5.0)
     parser.add_argument("--ckpt_path", help="of the quickstart; without it the untrained policy")
@@ -89,7 +93,7 @@ def main() -> None:
     policy = Policy("tiny-household", lora=LoRA())
     policy.build()
     if args.ckpt_path:
-        known = torch.load(args.ckpt_path, map_location="cpu", weights_only=True)["state_dict"]
+        known = read_checkpoint(newest_good(Path(args.ckpt_path)))["state_dict"]
         policy.load_state_dict({name.removeprefix("policy."): value for name, value in known.items()}, strict=False)
     found = measure(policy, args.episodes, args.beta)
     low, high = found["interval"]
@@ -100,4 +104,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

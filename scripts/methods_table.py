@@ -6,7 +6,6 @@ Run: python scripts/methods_table.py [--check]   (--check: write nothing, exit w
 
 from __future__ import annotations
 
-import argparse
 import inspect
 import re
 import sys
@@ -14,9 +13,11 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from _common import run_script
 from jsonargparse import ArgumentParser
 
 from sdar_pl import objectives, teachers
+from sdar_pl.runtime.messages import PlainParser
 from sdar_pl.skills import hindsight, providers, retrievers
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -179,7 +180,7 @@ def cell(text: str) -> str:
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser = PlainParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument(
         "--check", action="store_true", help="write nothing; exit with status 1 if the page is out of date"
     )
@@ -195,4 +196,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_script(main)

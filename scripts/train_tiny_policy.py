@@ -12,7 +12,6 @@ Prints its own run time. Run: python scripts/train_tiny_policy.py [--steps 2400]
 
 from __future__ import annotations
 
-import argparse
 import json
 import random
 import time
@@ -20,6 +19,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from _common import run_script
 from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch.utils.data import DataLoader, IterableDataset
 from transformers import PreTrainedTokenizerFast, Qwen2Config, Qwen2ForCausalLM
@@ -29,6 +29,7 @@ from sdar_pl.environments.household import Household
 from sdar_pl.environments.household.expert import Expert, Novice
 from sdar_pl.environments.household.game import KINDS
 from sdar_pl.prompts import Prompter
+from sdar_pl.runtime.messages import PlainParser
 from sdar_pl.skills.library import SkillLibrary
 from sdar_pl.skills.providers import SkillContext
 from sdar_pl.types import Episode, Task, Turn
@@ -144,7 +145,7 @@ class Imitation(IterableDataset[list[tuple[list[int], list[float]]]]):
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = PlainParser(description=__doc__.splitlines()[0])
     parser.add_argument("--steps", type=int, default=2400)
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=4e-3)
@@ -235,4 +236,4 @@ def save(model: Qwen2ForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path)
 
 
 if __name__ == "__main__":
-    main()
+    run_script(main)

@@ -20,7 +20,7 @@ def at_least(key: str, value: Number, low: float) -> Number:
     """``value`` if it is ≥ ``low``. Raises UserError otherwise."""
     if value is None or value >= low:
         return value
-    raise UserError(f"{key}: {value:.15g}; must be ≥ {low:g}")
+    raise UserError(f"{key}: {value:.15g}; must be ≥ {low:.15g}")
 
 
 def positive(key: str, value: Number) -> Number:
@@ -39,7 +39,7 @@ def between(key: str, value: Number, low: float, high: float, *, ends: str = "[]
     if value is None or low < value < high or value in included:
         return value
     signs = ("≥" if ends[0] == "[" else ">", "≤" if ends[1] == "]" else "<")
-    raise UserError(f"{key}: {value:.15g}; must be {signs[0]} {low:g} and {signs[1]} {high:g}")
+    raise UserError(f"{key}: {value:.15g}; must be {signs[0]} {low:.15g} and {signs[1]} {high:.15g}")
 
 
 def one_of(key: str, value: Choice, choices: Sequence[str]) -> Choice:

@@ -8,6 +8,7 @@ runtime/processes.py, Lightning's part of the command line is commands/lightning
 
 from __future__ import annotations
 
+import difflib
 import importlib
 import os
 import sys
@@ -15,10 +16,13 @@ from collections.abc import Sequence
 
 from sdar_pl import __version__
 from sdar_pl.errors import UserError
-from sdar_pl.runtime.messages import add_file_names, problem_of_file, quieten
+from sdar_pl.runtime.config_files import add_places
+from sdar_pl.runtime.messages import problem_of_file, quieten
 from sdar_pl.runtime.processes import GUARD, RUN_FOLDER, Stopped, print_line
 from sdar_pl.runtime.words import one_line
 
+#: the trainer's commands
+SUBCOMMANDS = ("fit", "validate", "test", "predict")
 #: commands that are not the trainer's → what each is for; ``a-command`` is ``main`` in sdar_pl/commands/a_command.py
 COMMANDS = {
     "plan": "memory of a run from its configuration",
@@ -36,9 +40,10 @@ def main(args: Sequence[str] | None = None) -> int:
         return 0
     quieten()
     try:
-        if arguments and arguments[0] in COMMANDS:
+        refuse_unknown_command(arguments)
+        if arguments[0] in COMMANDS:
             return command(arguments[0], arguments[1:])
-        with GUARD.active(), add_file_names(arguments):
+        with GUARD.active(), add_places(arguments):
             train(arguments)
         return 0
     except UserError as error:
@@ -60,6 +65,18 @@ def main(args: Sequence[str] | None = None) -> int:
         if refusal is None:
             raise
         return fail(refusal)
+
+
+def refuse_unknown_command(arguments: Sequence[str]) -> None:
+    """Raises ``UserError`` where no subcommand stands first. An option there is left to the parser (``--help``)."""
+    names = [*SUBCOMMANDS, *COMMANDS]
+    if not arguments:
+        raise UserError(f"no command; name one of {', '.join(names)}; --help explains them")
+    first = arguments[0]
+    if not first.startswith("-") and first not in names:
+        close = difflib.get_close_matches(first, names, n=1)
+        wanted = f"did you mean {close[0]}?" if close else f"name one of {', '.join(names)}"
+        raise UserError(f"{first!r}: no such command; {wanted}")
 
 
 def command(name: str, arguments: Sequence[str]) -> int:

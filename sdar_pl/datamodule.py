@@ -34,7 +34,7 @@ from sdar_pl.sampling.contexts import add_hindsight_contexts, update_context_pro
 from sdar_pl.sampling.dynamic_sampling import roll_out
 from sdar_pl.sampling.iteration import Iteration, refuse_empty, restore
 from sdar_pl.sampling.slots import panel_slots, training_slots
-from sdar_pl.sampling.tasks import choose_panel, draw, optimizer_steps
+from sdar_pl.sampling.tasks import choose_panel, draw, optimizer_steps, tasks_of_split
 from sdar_pl.scoring import score
 from sdar_pl.skills.providers import ContextProvider, NoContext
 from sdar_pl.teachers import Current, Teacher
@@ -102,6 +102,7 @@ class RolloutDataModule(L.LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
+        self.sampling, self.evaluation_sampling = sampling.check("data.sampling"), evaluation.check("data.evaluation")
         refuse_biased_sampling(sampling)
         if max_refills and group_size < 2:
             raise UserError("data.max_refills: rewards in a group of one never differ; set it to 0 or raise group_size")
@@ -109,15 +110,14 @@ class RolloutDataModule(L.LightningDataModule):
         self.policy, self.objective = policy, objective
         self.teacher, self.teacher_refresh = teacher, teacher_refresh
         self.environment, self.engine, self.prompter = environment, engine, prompter
-        self.context, self.advantage = context, advantage
-        self.sampling, self.evaluation_sampling, self.rules = sampling, evaluation, play
+        self.context, self.advantage, self.rules = context, advantage, play
         self.tasks_per_iteration = at_least("data.tasks_per_iteration", tasks_per_iteration, 1)
         self.group_size = at_least("data.group_size", group_size, 1)
         self.max_refills = at_least("data.max_refills", max_refills, 0)
         self.steps_per_iteration = at_least("data.steps_per_iteration", steps_per_iteration, 1)
         self.micro_batch_tokens = at_least("data.micro_batch_tokens", micro_batch_tokens, 1)
         self.splits = {"train": train_split, "validate": validation_split, "test": test_split}
-        self.panel_tasks, self.seed = panel_tasks, seed
+        self.panel_tasks, self.seed = at_least("data.panel_tasks", panel_tasks, 1), at_least("data.seed", seed, 0)
         self.train_with_context, self.evaluate_with_context = train_with_context, evaluate_with_context
         self.iteration: Iteration | None = None
         self.saved: list[dict[str, Any]] | None = None  # a checkpoint's rollouts, until their epoch begins
@@ -174,7 +174,7 @@ class RolloutDataModule(L.LightningDataModule):
     def _play(self, epoch: int, refill: int, groups: Sequence[int]) -> list[Episode]:
         # In a refill of few episodes, a single failure would be a large share of them.
         rules = replace(self.rules, max_failed=1.0) if refill else self.rules
-        tasks = self.environment.tasks(self.splits["train"])
+        tasks = tasks_of_split(self.environment, "train", self.splits["train"])
         chosen, stream = draw(len(tasks), epoch, self.tasks_per_iteration, self.seed, refill)
         tasks_of = {group: tasks[chosen[group]] for group in groups}
         slots = training_slots(tasks_of, self.group_size, stream, self.context, self.train_with_context)
@@ -201,7 +201,7 @@ class RolloutDataModule(L.LightningDataModule):
 
     def panel(self, stage: str) -> list[Task]:
         """The fixed list of tasks that an evaluation plays."""
-        return choose_panel(self.environment.tasks(self.splits[stage]), self.panel_tasks)
+        return choose_panel(tasks_of_split(self.environment, stage, self.splits[stage]), self.panel_tasks)
 
     def panel_share(self, stage: str) -> list[tuple[int, Task]]:
         """This rank's tasks of the panel, each with its index in the panel."""
@@ -238,6 +238,7 @@ class RolloutDataModule(L.LightningDataModule):
         self.context.bind(self.environment, self.group_size)
         played = "test" if stage in ("test", "predict") else "validate"
         for split in ["train", played] if stage == "fit" else [played]:
+            tasks_of_split(self.environment, split, self.splits[split])
             refuse_bad_tasks(self.environment, self.splits[split])
         self.panel(played)
 

@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 
 from sdar_pl.batch import Batch
-from sdar_pl.checks import at_least
+from sdar_pl.checks import at_least, positive
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import Objective
@@ -86,7 +86,7 @@ class SDARModule(L.LightningModule):
         self.policy, self.objective = policy, objective
         self.teacher, self.teacher_refresh = teacher, teacher_refresh
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.importance_cap = importance_cap
+        self.importance_cap = positive("model.importance_cap", importance_cap)
         self.strict_loading = False  # checkpoints hold trainable parameters only
         self.means, self.evaluation_means = Means(), Means()
         self.settings: dict[str, Any] = {}  # of this run, for its fingerprint

@@ -69,7 +69,6 @@ class Policy(nn.Module):
         logits_chunk: int = 512,
     ) -> None:
         super().__init__()
-        at_least("model.policy.lora.r", lora.r if lora else None, 1)
         if quantization and lora is None:
             raise UserError("model.policy.quantization: a quantised base cannot be trained; add model.policy.lora")
         at_least("model.policy.logits_chunk", logits_chunk, 1)

@@ -33,7 +33,7 @@ LAYERS = (
 #: The only files that import Lightning, beside the callbacks.
 LIGHTNING = {
     *("module", "datamodule", "commands/lightning_cli", "commands/trainer_arguments", "commands/plan"),
-    *("runtime/strategy", "runtime/precision", "runtime/checkpoint_files", "runtime/metrics_csv"),
+    *("runtime/strategy", "runtime/precision", "runtime/checkpoint_files", "runtime/metrics_csv", "runtime/loopback"),
 }
 NO_TORCH = {
     "environments",

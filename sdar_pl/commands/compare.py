@@ -36,7 +36,8 @@ from sdar_pl.errors import UserError
 from sdar_pl.reports.comparison import Run
 from sdar_pl.reports.comparison_files import in_brief, report
 from sdar_pl.runtime.advice import command
-from sdar_pl.runtime.messages import PlainParser, read_yaml
+from sdar_pl.runtime.config_files import read_config
+from sdar_pl.runtime.messages import PlainParser
 from sdar_pl.runtime.run_lock import FolderInUseError, locked
 from sdar_pl.runtime.words import shown
 
@@ -100,7 +101,7 @@ def parse(arguments: Sequence[str]) -> tuple[argparse.Namespace, list[str]]:
 
 def cells_to_run(options: argparse.Namespace, fit_options: Sequence[str]) -> list[Cell]:
     """All cells in the order in which they run. Raises ``UserError`` for what cannot be found or read."""
-    base = [read_yaml(path, "--config") for path in options.config]
+    base = [read_config(str(path)) for path in options.config]
     methods = parse_methods(str(options.objectives), options.config[0])
     first = first_seed(base, fit_options)
     budget = [] if options.budget is None else [f"--trainer.max_epochs={options.budget}"]

@@ -24,7 +24,7 @@ from typing import Any
 import yaml
 
 from sdar_pl.errors import UserError
-from sdar_pl.runtime.messages import read_yaml
+from sdar_pl.runtime.config_files import read_yaml
 
 #: folders of configs whose files are parts: they change a recipe
 PART_FOLDERS = ("objectives", "contexts", "teachers", "models", "hardware")

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import argparse
+import re
+import traceback
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -10,7 +13,8 @@ from typing import Any
 
 import lightning as L
 import torch
-from jsonargparse import ArgumentError
+import yaml
+from jsonargparse import get_loader, set_loader
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, Timer
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -20,14 +24,18 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 from transformers.utils import logging as transformers_logging
 
 from sdar_pl.callbacks.prediction_file import PredictionFile
-from sdar_pl.commands.trainer_arguments import refuse_trainer_arguments
+from sdar_pl.commands.trainer_arguments import refusal_of_lightning, refuse_trainer_arguments
+from sdar_pl.commands.value_checks import refuse_unusable_values, try_optimizer
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO
+from sdar_pl.runtime.config_files import refuse_traps
 from sdar_pl.runtime.files import replacing
-from sdar_pl.runtime.messages import shorten, user_error_behind
+from sdar_pl.runtime.loopback import meeting_on_loopback, starts_ranks_here
+from sdar_pl.runtime.messages import user_error_behind
 from sdar_pl.runtime.metrics_csv import MetricsCSV
+from sdar_pl.runtime.parse_errors import explain
 from sdar_pl.runtime.processes import GUARD
-from sdar_pl.runtime.run_folder import checkpoint_path, resume_command, run_folder
+from sdar_pl.runtime.run_folder import checkpoint_path, forget_unused, resume_command, run_folder
 from sdar_pl.runtime.strategy import FSDP2Strategy
 
 TRAINER_DEFAULTS: dict[str, Any] = {
@@ -65,31 +73,60 @@ def launch(
     # Lightning's own observer of the other ranks ends a run without a message.
     setattr(subprocess_script, "_launch_process_observer", GUARD.watch)  # noqa: B010
     torch.set_float32_matmul_precision("high")
-    try:
-        command_line(
-            module,
-            data,
-            trainer_defaults=TRAINER_DEFAULTS,
-            save_config_callback=SavedConfig,
-            save_config_kwargs={"save_to_log_dir": False},
-            seed_everything_default=0,
-            auto_configure_optimizers=False,
-            load_from_checkpoint_support=False,
-            parser_class=Parser,
-            parser_kwargs={"prog": prog, "description": description},
-            run=subcommands,
-            args=list(arguments),
-            **options,
-        )
-    except ArgumentError as error:
-        raise UserError(shorten(str(error))) from error
+    set_loader("yaml", _load_strictly, (yaml.YAMLError,))
+    command_line(
+        module,
+        data,
+        trainer_defaults=TRAINER_DEFAULTS,
+        save_config_callback=SavedConfig,
+        save_config_kwargs={"save_to_log_dir": False},
+        seed_everything_default=0,
+        auto_configure_optimizers=False,
+        load_from_checkpoint_support=False,
+        parser_class=Parser,
+        parser_kwargs={"prog": prog, "description": description},
+        run=subcommands,
+        args=list(arguments),
+        **options,
+    )
+
+
+_load = get_loader("yaml")
+
+
+def _load_strictly(text: str) -> Any:
+    refuse_traps(text)
+    return _load(text.removeprefix("\ufeff"))  # a byte order mark
 
 
 class Parser(LightningArgumentParser):
     """Raises ``UserError`` with the key and its problem, where jsonargparse prints usage and a stack of causes."""
 
     def error(self, message: str, ex: Exception | None = None) -> Any:
-        raise UserError(shorten(message)) from ex
+        if not self.exit_on_error:  # the parser of a part: the parsers around it add their keys
+            super().error(message, ex)
+        raise UserError(explain(message, _keys(self))) from ex
+
+
+def _keys(parser: argparse.ArgumentParser) -> list[str]:
+    """The keys of a parser and of its subcommands."""
+    below = [one for action in parser._actions if isinstance(action.choices, dict) for one in action.choices.values()]
+    return [action.dest for one in (parser, *below) for action in one._actions]
+
+
+def _with_place(error: BaseException) -> str:
+    """An error's type, text, file and line."""
+    place = traceback.extract_tb(error.__traceback__)[-1]
+    return f"{type(error).__name__}: {error} ({place.filename}, line {place.lineno})"
+
+
+def _error_of_part(error: BaseException) -> str:
+    """An error of a constructor without jsonargparse's wrapping, which names every member of a union."""
+    cause = error
+    while isinstance(cause.__cause__, Exception):
+        cause = cause.__cause__
+    part = re.search(r"Given value: \[?Namespace\(class_path='([\w.]+)'", str(error))
+    return f"{part[1]}: {cause}" if part else _with_place(cause)
 
 
 class SavedConfig(SaveConfigCallback):
@@ -133,6 +170,27 @@ class CommandLine(LightningCLI):
         parser.link_arguments("model.teacher_refresh", "data.teacher_refresh")
         parser.link_arguments("seed_everything", "data.seed", compute_fn=lambda seed: int(seed or 0))
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """Raises ``UserError`` for values that no run can use, and for a class whose import fails."""
+        try:
+            super().parse_arguments(parser, args)
+        except (UserError, SystemExit):
+            raise
+        except Exception as error:
+            frames = [frame for frame, _ in traceback.walk_tb(error.__traceback__)]
+            imported = [frame.f_locals["name"] for frame in frames if frame.f_code.co_name == "import_object"]
+            raise UserError(f"{imported[0] if imported else 'configuration'}: {_with_place(error)}") from error
+        config = self.config[self.config.subcommand] if "subcommand" in self.config else self.config
+        parts = {"data": self.datamodule_class, "model": self.model_class, "trainer": L.Trainer}
+        refuse_unusable_values(config, parts)
+
+    def instantiate_classes(self) -> None:
+        """Raises ``UserError`` for an error of a constructor: its own, or the error's text and place."""
+        try:
+            super().instantiate_classes()
+        except Exception as error:
+            raise user_error_behind(error) or UserError(refusal_of_lightning(error) or _error_of_part(error)) from error
+
 
 class TrainerCommandLine(CommandLine):
     """``fit``, ``validate``, ``test`` and ``predict``.
@@ -145,7 +203,11 @@ class TrainerCommandLine(CommandLine):
         self.default_callbacks = default_callbacks
         self.run_folder = Path()
         with ExitStack() as self.until_end:
-            super().__init__(*arguments, **options)  # runs the subcommand
+            try:
+                super().__init__(*arguments, **options)  # runs the subcommand
+            except Exception:
+                forget_unused(self.run_folder)
+                raise
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
@@ -176,14 +238,10 @@ class TrainerCommandLine(CommandLine):
         """Skip Lightning's search for hyperparameters in the checkpoint: ours are in the configuration alone."""
 
     def instantiate_classes(self) -> None:
-        """Raises the ``UserError`` that a constructor has raised, without jsonargparse's wrapping."""
-        try:
-            super().instantiate_classes()
-        except ValueError as error:
-            user_error = user_error_behind(error)
-            if user_error is None:
-                raise
-            raise user_error from None
+        super().instantiate_classes()
+        if self.subcommand == "fit":
+            config = self.config[self.subcommand].model
+            try_optimizer(config, self.model.make_optimizer, self.model.make_scheduler)
 
     def instantiate_trainer(self, **options: Any) -> L.Trainer:
         """The trainer of the configuration, with the default loggers, callbacks and checkpoint plugin."""
@@ -203,7 +261,10 @@ class TrainerCommandLine(CommandLine):
         plugins = _as_list(settings["plugins"])
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             options["plugins"] = [*plugins, SafeCheckpointIO()]
-        return super().instantiate_trainer(**options, default_root_dir=str(self.run_folder))
+        trainer = super().instantiate_trainer(**options, default_root_dir=str(self.run_folder))
+        if starts_ranks_here(trainer) and not GUARD.is_child:
+            self.until_end.enter_context(meeting_on_loopback())
+        return trainer
 
     def _with_defaults(self, callbacks: list[Callback], settings: Any) -> list[Callback]:
         """``callbacks`` and those default ones that neither they nor the trainer's settings make superfluous."""

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import json
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,15 +20,19 @@ from typing import Any
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
 
+from sdar_pl.checks import at_least
 from sdar_pl.commands.lightning_cli import CommandLine, launch
+from sdar_pl.commands.value_checks import try_optimizer
 from sdar_pl.datamodule import RolloutDataModule
-from sdar_pl.engines import Engine, RolloutSize
+from sdar_pl.engines import Engine, RolloutSize, Sampling
+from sdar_pl.errors import UserError
 from sdar_pl.modeling.memory import Memory, Update, optimizer_bytes, update_bytes
 from sdar_pl.modeling.skeleton import Skeleton, build_skeleton
 from sdar_pl.module import SDARModule
 from sdar_pl.objectives import Estimator
 from sdar_pl.policy import DTYPES, LoRA, ModelSource
-from sdar_pl.runtime.messages import add_file_names
+from sdar_pl.rollout import PlayRules
+from sdar_pl.runtime.config_files import add_places
 from sdar_pl.runtime.precision import TRUE_PRECISIONS
 from sdar_pl.runtime.strategy import FSDP2Strategy
 from sdar_pl.runtime.words import bytes_in_words
@@ -36,7 +41,7 @@ from sdar_pl.teachers import Teacher
 
 def main(arguments: Sequence[str]) -> int:
     """The subcommand → exit status. Raises ``UserError``."""
-    with add_file_names(arguments):
+    with add_places(arguments):
         launch(
             PlanCommandLine,
             SDARModule,
@@ -115,6 +120,7 @@ class Plan:
 
 def plan(config: Any) -> Plan:
     """The plan of a parsed ``fit`` configuration. Raises ``UserError`` where the model cannot be built."""
+    refuse_numbers(config)
     model, (ranks, shards) = skeleton(config), layout(config.trainer)
     trained = sum(parameter.numel() for parameter in model.trained)
     return Plan(
@@ -127,6 +133,19 @@ def plan(config: Any) -> Plan:
         rollout=rollout(config, model, ranks, shards),
         update=update(config, model, ranks, shards),
     )
+
+
+def refuse_numbers(config: Any) -> None:
+    """Raises ``UserError`` for numbers out of range. A plan makes neither module nor datamodule, which check them."""
+    data = config.data
+    for name in ("tasks_per_iteration", "group_size", "steps_per_iteration", "micro_batch_tokens"):
+        at_least(f"data.{name}", data[name], 1)
+    at_least("model.policy.logits_chunk", config.model.policy.init_args.logits_chunk, 1)
+    Sampling(**vars(data.sampling)).check("data.sampling")
+    PlayRules(**vars(data.play))
+    _instance(data.prompter)
+    make = partial(_imported(config.model.optimizer.class_path), **vars(config.model.optimizer.init_args))
+    try_optimizer(config.model, make, None)
 
 
 def skeleton(config: Any) -> Skeleton:
@@ -217,6 +236,8 @@ def layout(trainer: Any) -> tuple[int, int]:
         devices = int(devices)
     if devices in ("auto", -1, "-1"):
         devices = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
+    elif isinstance(devices, str) and not re.fullmatch(r"-?\d+(,\d+)*,?", devices):
+        raise UserError(f"trainer.devices: {devices!r}; must be a number of devices, a list of them, or auto")
     elif not isinstance(devices, int):
         devices = len([one for one in devices.split(",") if one] if isinstance(devices, str) else devices)
     ranks = max(1, devices) * trainer.num_nodes

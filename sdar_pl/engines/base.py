@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -35,11 +36,13 @@ class Sampling:
     max_new_tokens: int = 512
     stop: list[str] = field(default_factory=list)
 
-    def __post_init__(self) -> None:
-        at_least("data.sampling.temperature", self.temperature, 0)
-        between("data.sampling.top_p", self.top_p, 0, 1, ends="(]")
-        at_least("data.sampling.top_k", self.top_k, 0)
-        at_least("data.sampling.max_new_tokens", self.max_new_tokens, 1)
+    def check(self, key: str) -> Sampling:
+        """Raises ``UserError`` for a number out of range, by its name below ``key``."""
+        at_least(f"{key}.temperature", self.temperature, 0)
+        between(f"{key}.top_p", self.top_p, 0, 1, ends="(]")
+        at_least(f"{key}.top_k", self.top_k, 0)
+        at_least(f"{key}.max_new_tokens", self.max_new_tokens, 1)
+        return self
 
 
 @dataclass
@@ -57,6 +60,13 @@ class Request:
     prompt: list[int]
     stream: np.random.Generator
     keep: bool = True
+
+
+def refuse_repeated_sessions(requests: Sequence[Request]) -> None:
+    """Raises ``ValueError`` for two requests of one session: the second one would continue the first one's response."""
+    for session, count in Counter(request.session for request in requests).items():
+        if count > 1:
+            raise ValueError(f"generate: {count} requests of session {session}; ask for one after the other")
 
 
 @dataclass
@@ -102,7 +112,7 @@ class Engine(ABC):
 
     @abstractmethod
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        """One completion a request, in order."""
+        """One completion a request, in order. Raises ``ValueError`` for two requests of one session."""
 
     def memory(self, model: Skeleton, rollout: RolloutSize) -> dict[str, Memory]:
         """Name → what a rollout takes beyond the policy's weights on a rank, for ``plan``; nothing is loaded.

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from sdar_pl.checks import at_least
-from sdar_pl.engines.base import Completion, Engine, Request, RolloutSize, Sampling
+from sdar_pl.engines.base import Completion, Engine, Request, RolloutSize, Sampling, refuse_repeated_sessions
 from sdar_pl.engines.inverse_cdf import BYTES_A_LOGIT, draw
 from sdar_pl.engines.kv import COLUMNS_AT_ONCE, Block, gather
 from sdar_pl.errors import UserError
@@ -67,6 +67,7 @@ class TransformersEngine(Engine):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         done: list[Completion] = []
         assert self._policy is not None, "sync first"
+        refuse_repeated_sessions(requests)
         longest = max((len(request.prompt) for request in requests), default=0)
         self._policy.check_length(longest + sampling.max_new_tokens)
         with self._policy.evaluating():

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from sdar_pl.checks import at_least, between, positive
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.sources import brief
 
@@ -27,6 +28,11 @@ class LoRA:
     alpha: int = 32
     target_modules: str | list[str] = "all-linear"
     dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        at_least("model.policy.lora.r", self.r, 1)
+        positive("model.policy.lora.alpha", self.alpha)
+        between("model.policy.lora.dropout", self.dropout, 0, 1, ends="[)")
 
 
 def adapt(net: Any, lora: LoRA) -> Any:

@@ -6,6 +6,7 @@ Left out: downloads (transformers does them for hub names).
 from __future__ import annotations
 
 import functools
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ class ModelSource:
         if self.name in packaged_models():
             return str(ASSETS / self.name)
         path = Path(self.name).expanduser()
-        if self.name and path.is_dir():
+        if self.name and os.path.isdir(path):
             if not any((path / file).exists() for file in ("config.json", self.gguf_file or "config.json")):
                 raise UserError(f"model.policy.model: {path} holds no config.json; name a transformers model folder")
             return str(path)
@@ -48,7 +49,7 @@ class ModelSource:
         """``resolve``, with a hub name for which the hub cannot be asked made the folder of its cached copy. Raises
         ``UserError`` where there is none, or the hub knows no such model."""
         path = self.resolve()
-        return path if Path(path).is_dir() else on_hub(path)
+        return path if os.path.isdir(path) else on_hub(path)
 
 
 @functools.cache

@@ -1,22 +1,17 @@
-"""Messages of the command line: user errors on one line that names file and key; other libraries' noise silenced."""
+"""Messages of the command line: user errors on one line; other libraries' noise silenced."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import errno
 import logging
 import os
-import re
 import sys
 import traceback
 import warnings
-from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NoReturn
-
-import yaml
+from typing import NoReturn
 
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.words import one_line, shown
@@ -27,66 +22,6 @@ class PlainParser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise UserError(f"{self.prog.split()[-1]}: {message}")
-
-
-@contextlib.contextmanager
-def add_file_names(arguments: Sequence[str]) -> Iterator[None]:
-    """Inside, a ``UserError`` that quotes a key gets the name of the ``--config`` file that sets it.
-
-    Raises ``UserError`` for a file that is missing or is not a YAML mapping.
-    """
-    files = read_configs(arguments)
-    try:
-        yield
-    except UserError as error:
-        raise UserError(add_file_name(str(error), files, arguments)) from error
-
-
-def read_configs(arguments: Sequence[str]) -> dict[str, Any]:
-    """The contents of the ``--config`` files, by name. Raises ``UserError`` for a file that is not a YAML mapping."""
-    pairs = zip(arguments, [*arguments[1:], ""], strict=True)
-    named = [after if word in ("--config", "-c") else word.partition("=")[2] for word, after in pairs
-             if word in ("--config", "-c") or word.startswith("--config=")]  # fmt: skip
-    files = {}
-    for name in named:
-        files[name] = read_yaml(Path(name), "--config")
-        if not isinstance(files[name], dict):
-            raise UserError(f"--config {name}: holds no keys; look at configs/quickstart.yaml for an example")
-    return files
-
-
-def read_yaml(path: Path, option: str) -> Any:
-    """The content of the YAML file that a command line ``option`` names. Raises ``UserError`` if it cannot be read."""
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise UserError(f"{option} {path}: {reason}; name a YAML file") from error
-    except yaml.YAMLError as error:
-        raise UserError(f"{option} {path}: not valid YAML: {error}") from error
-
-
-def add_file_name(message: str, files: dict[str, Any], arguments: Sequence[str]) -> str:
-    """Add the name of the file that sets the key which ``message`` quotes, unless a command line option sets it."""
-    options = {word.partition("=")[0] for word in arguments}
-    for quoted, first in re.findall(r"[\"'](\w+(?:\.\w+)+)[\"']|^(\w+(?:\.\w+)+)", message):
-        key = quoted or first
-        if f"--{key}" in options:
-            return message
-        path = key.split(".")
-        for name, content in reversed(files.items()):
-            for part in path:
-                content = content.get(part) if isinstance(content, dict) and part in content else None
-            if content is not None:
-                return f"{message} (in {name})"
-    return message
-
-
-def shorten(message: str) -> str:
-    """Cut jsonargparse's message of a parsing error down to one line: the key and its problem."""
-    lines = [line.strip(" -\t") for line in message.splitlines() if line.strip(" -\t")]
-    problem = re.sub(r"^Parser key \"?([^\":]+)\"?:?", r"\1:", " ".join(lines))
-    return problem[:600]
 
 
 def problem_of_file(error: OSError, folder: str | None) -> str:

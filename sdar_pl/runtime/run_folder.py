@@ -17,7 +17,7 @@ from sdar_pl.errors import UserError
 from sdar_pl.runtime.advice import command
 from sdar_pl.runtime.checkpoint_files import newest_good
 from sdar_pl.runtime.processes import CHECKPOINT, GUARD, LEADER, RUN_FOLDER
-from sdar_pl.runtime.run_lock import FolderInUseError, empty, folder_of_launch, locked, rank_of_launch
+from sdar_pl.runtime.run_lock import LOCK, FolderInUseError, empty, folder_of_launch, locked, rank_of_launch
 
 
 def run_folder(config: Any, resumed: str | None, until_end: ExitStack, training: bool = True) -> Path:
@@ -130,3 +130,17 @@ def _names(path: Path) -> Iterator[Path]:
     while True:
         yield path.with_name(f"{path.name}-{number}")
         number += 1
+
+
+def forget_unused(folder: Path) -> None:
+    """Remove what a run writes at its start from the folder of one that ended before it had played or logged."""
+    ours = os.environ.get(RUN_FOLDER) == str(folder) and not GUARD.is_child
+    files = [path for path in folder.iterdir() if path.name != LOCK] if ours else []
+    started = [
+        path
+        for path in files
+        if path.name in ("config.yaml", "hparams.yaml") or path.name.startswith("events.out.tfevents.")
+    ]
+    if files and len(started) == len(files):
+        for path in started:
+            path.unlink()

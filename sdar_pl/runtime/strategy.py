@@ -16,6 +16,7 @@ from lightning.pytorch.strategies import ModelParallelStrategy
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from sdar_pl.checks import at_least
 from sdar_pl.modeling.sharding import sharded_as, whole
 
 
@@ -28,6 +29,8 @@ class FSDP2Strategy(ModelParallelStrategy):
     """
 
     def __init__(self, data_parallel_size: int | str = "auto", **kwargs: Any) -> None:
+        if not isinstance(data_parallel_size, str):
+            at_least("trainer.strategy.data_parallel_size", data_parallel_size, 1)
         super().__init__(
             data_parallel_size=data_parallel_size,  # type: ignore[arg-type]
             tensor_parallel_size=1,

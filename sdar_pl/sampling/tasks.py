@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
 from sdar_pl.types import Task
 
@@ -68,6 +69,17 @@ def optimizer_steps(count: int, epoch: int, steps: int, seed: int) -> dict[int, 
     """
     order = np.random.default_rng([seed, SHUFFLE, epoch]).permutation(count)
     return {int(group): i % steps for i, group in enumerate(order)}
+
+
+def tasks_of_split(environment: Environment, stage: str, split: str) -> Sequence[Task]:
+    """The tasks of the split of a stage (train, validate, test). Raises ``UserError`` for one that does not exist."""
+    try:
+        return environment.tasks(split)
+    except UserError as error:
+        if f"no split {split!r}" not in str(error):
+            raise
+        key = "data.validation_split" if stage == "validate" else f"data.{stage}_split"
+        raise UserError(f"{key}: {str(error).removeprefix('data.environment: ')}") from error
 
 
 def choose_panel(tasks: Sequence[Task], count: int | None) -> list[Task]:

@@ -12,6 +12,7 @@ A skill without ``kinds`` is general: it is for every task. Left out: subfolders
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ import yaml
 
 from sdar_pl.checks import one_of
 from sdar_pl.errors import UserError
+from sdar_pl.runtime.config_files import load
 from sdar_pl.types import Skill, Task
 
 #: folder of the package's own libraries
@@ -48,7 +50,7 @@ class SkillLibrary:
         skills of the same name.
         """
         folder = Path(folder)
-        if not folder.is_dir():
+        if not os.path.isdir(folder):
             raise UserError(f"data.context.folder: {folder} does not exist; must be a folder of skills (*.md)")
         skills = [read_skill(path) for path in sorted(folder.glob("*.md"))]
         if not skills:
@@ -86,7 +88,7 @@ def read_skill(path: Path) -> Skill:
     if not end:
         raise UserError(f"{path}: the front matter does not end; a second line {_FENCE} must follow it")
     try:
-        head = yaml.safe_load("\n".join(lines[1:end]))
+        head = load("\n".join(lines[1:end]))
     except yaml.YAMLError as error:
         raise UserError(f"{path}: the front matter is not valid YAML: {' '.join(str(error).split())}") from error
     if not isinstance(head, dict):

@@ -85,7 +85,7 @@ def test_draws_follow_the_distribution(make_policy: Callable[..., Policy], optio
 )
 def test_bad_sampling(wrong: dict[str, Any]) -> None:
     with pytest.raises(UserError, match=f"sampling.{next(iter(wrong))}"):
-        Sampling(**wrong)
+        Sampling(**wrong).check("data.sampling")
 
 
 @pytest.mark.parametrize("temperature", [1.0, 0.0])

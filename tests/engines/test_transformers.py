@@ -231,3 +231,9 @@ def test_logits_that_are_not_finite_name_their_cause(value: float, words: str, m
     with pytest.raises(UserError, match=r"^model\.policy: no token can be drawn, the logits are not finite") as raised:
         engine.generate(ask([prompt(0, 9)]), HOT)
     assert words in str(raised.value)
+
+
+def test_two_requests_of_one_session_are_refused(make_policy: MakePolicy) -> None:
+    requests = [*ask([prompt(1), prompt(2)]), *ask([prompt(3)])]
+    with pytest.raises(ValueError, match="2 requests of session 0"):
+        start(make_policy()).generate(requests, Sampling())

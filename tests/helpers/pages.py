@@ -10,8 +10,8 @@ from helpers import ROOT
 
 
 def pages() -> list[Path]:
-    """README, CONTRIBUTING and every page of docs/ and configs/."""
-    top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
+    """README, CONTRIBUTING, SECURITY and every page of docs/ and configs/."""
+    top = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")]
     return [path for path in [*top, *sorted((ROOT / "docs").glob("*.md")), ROOT / "configs/README.md"] if path.exists()]
 
 

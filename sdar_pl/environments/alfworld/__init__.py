@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Literal
 
-from sdar_pl.checks import one_of
+from sdar_pl.checks import at_least, one_of
 from sdar_pl.environments.alfworld.pddl import load_game, read_text
 from sdar_pl.environments.base import Session
 from sdar_pl.environments.household.game import KINDS, Game, chosen_kinds
@@ -75,7 +75,7 @@ class AlfWorld(HouseholdPrompts):
                 "pip install 'sdar_pl[alfworld]', or use 'native'"
             )
         self.engine = engine
-        self.success_reward = success_reward
+        self.success_reward = at_least("data.environment.success_reward", success_reward, 0)
         self.root = _find(root)
         self._bad: set[str] = set()  # paths of the bad games found so far
         self._tasks: dict[str, tuple[Task, ...]] = {}

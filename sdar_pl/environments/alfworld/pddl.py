@@ -84,6 +84,8 @@ def _errors_name(path: str | Path) -> Iterator[None]:
         raise UserError(f"{path}: cannot be read ({error.strerror})") from None
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a whole JSON file ({error})") from None
+    except RecursionError:
+        raise UserError(f"{path}: nested too deep") from None
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
     except Exception as error:  # a file may be wrong in ways that no check expects

@@ -100,7 +100,7 @@ class Household(HouseholdPrompts):
         self.kinds = chosen_kinds(kinds)
         self.size = one_of("data.environment.size", size, SIZES)
         self.seed = seed
-        self.success_reward = success_reward
+        self.success_reward = at_least("data.environment.success_reward", success_reward, 0)
         self.numbers = {"train": train_tasks, "validation": validation_tasks, "test": test_tasks}
         for split, number in self.numbers.items():
             at_least(f"data.environment.{split}_tasks", number, 1)
