@@ -31,8 +31,8 @@ NEEDED: dict[type, dict[str, Any]] = {
 def numbers(part: type) -> list[str]:
     """Names of the arguments that can be an int or a float."""
     hints = typing.get_type_hints(part.__init__)
-    types = {p.name: {hints.get(p.name), *typing.get_args(hints.get(p.name))} for p in arguments(part)}
-    return [name for name, kinds in types.items() if kinds & {int, float}]
+    types = {p.name: [hints.get(p.name), *typing.get_args(hints.get(p.name))] for p in arguments(part)}
+    return [name for name, kinds in types.items() if int in kinds or float in kinds]
 
 
 NUMBERS = [(part, name) for part in nameable() for name in numbers(part)]

@@ -17,8 +17,7 @@ import yaml
 from helpers import ROOT
 from helpers.runs import ENVIRONMENT, command
 
-from sdar_pl.environments.alfworld import AlfWorld
-from sdar_pl.environments.alfworld.pddl import FOLDER, GAME_FILE
+from sdar_pl.environments.alfworld import FOLDER, GAME_FILE, AlfWorld
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.checkpoint_files import checkpoint_problem, read_checkpoint
 from sdar_pl.skills.library import SkillLibrary
