@@ -112,7 +112,7 @@ def test_scripts(line: Case, files: Path) -> None:
 def test_a_byte_order_mark_is_read_over(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
     (files / "bom.yaml").write_bytes(b"\xef\xbb\xbf" + Path(QUICKSTART).read_bytes())
     with pytest.raises(SystemExit) as ended:
-        main(["fit", "--config", "bom.yaml", "--model.optimizer.init_args.lr", "'2e-3'", "--print_config"])
+        main(["fit", "--config", "bom.yaml", "--model.optimizer.init_args.lr", "2e-3", "--print_config"])
     assert ended.value.code == 0
     assert "lr: 0.002" in capsys.readouterr().out  # YAML 1.1 reads 2e-3 as a text
 

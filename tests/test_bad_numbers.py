@@ -16,6 +16,8 @@ from test_help import arguments, nameable
 from sdar_pl.commands.value_checks import TRAINER, refuse_unusable_values
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.engines import Sampling
+from sdar_pl.environments.faults import Faulty
+from sdar_pl.environments.household import Household
 from sdar_pl.errors import UserError
 from sdar_pl.module import SDARModule
 from sdar_pl.objectives import GRPO
@@ -25,6 +27,7 @@ from sdar_pl.policy import Policy
 NEEDED: dict[type, dict[str, Any]] = {
     RolloutDataModule: dict.fromkeys(("policy", "environment", "engine", "prompter")) | {"objective": GRPO()},
     SDARModule: {"policy": Policy("tiny-household"), "objective": GRPO()},
+    Faulty: {"environment": Household()},
 }
 
 
@@ -33,6 +36,11 @@ def numbers(part: type) -> list[str]:
     hints = typing.get_type_hints(part.__init__)
     types = {p.name: [hints.get(p.name), *typing.get_args(hints.get(p.name))] for p in arguments(part)}
     return [name for name, kinds in types.items() if int in kinds or float in kinds]
+
+
+def may_be_negative(part: type, name: str) -> bool:
+    """Seeds of generators of Python's own, which take any integer."""
+    return name == "seed" and part is not RolloutDataModule
 
 
 NUMBERS = [(part, name) for part in nameable() for name in numbers(part)]
@@ -51,9 +59,13 @@ def construct(part: type, **given: float) -> None:
         made.check("data.sampling")
 
 
-@pytest.mark.parametrize(("part", "name"), NUMBERS, ids=lambda value: getattr(value, "__name__", value))
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [pair for pair in NUMBERS if not may_be_negative(*pair)],
+    ids=lambda value: getattr(value, "__name__", value),
+)
 def test_a_constructor_refuses_what_is_no_number_of_its_kind(part: type, name: str) -> None:
-    for value in (math.nan, *([] if name == "seed" and part is not RolloutDataModule else [-1])):
+    for value in (math.nan, -1):
         with pytest.raises(UserError) as error:
             construct(part, **{name: value})
         assert f"{name}: {value:g}; must be" in str(error.value)

@@ -22,8 +22,8 @@ from sdar_pl.module import SDARModule
 
 
 def subclasses(base: type) -> Iterator[type]:
-    """``base`` and its subclasses, those of sdar_pl only."""
-    if base.__module__.startswith("sdar_pl."):
+    """``base`` and its subclasses, those of sdar_pl only, without the command line's own callbacks and loggers."""
+    if own(base) and not base.__module__.startswith("sdar_pl.commands."):
         yield base
     for child in type.__subclasses__(base):
         yield from subclasses(child)

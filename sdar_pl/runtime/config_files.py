@@ -160,7 +160,7 @@ class Settings:
 
     def located(self, message: str) -> str:
         """``message`` with the key that it begins with in full, as the user wrote it, and the place that sets it."""
-        match = re.match(r"\w+(?:\.\w+)*(?=: )", message)
+        match = re.match(r"\w+(?:\.\w+)*(?=: |, )", message)
         found = self.find(match[0]) if match else None
         if match is None:
             return message

@@ -9,7 +9,7 @@ from helpers.pages import commands
 from sdar_pl.cli import main
 
 #: files that a page tells the reader to make first
-MADE = ("guess.yaml", "hard_gate.yaml", "plain_engine.yaml", "tips.yaml", "runs/")
+MADE = ("guess.yaml", "hard_gate.yaml", "plain_engine.yaml", "tips.yaml", "faulty.yaml", "runs/")
 #: pages whose commands are whole; the others have some with a gap
 PASTED = [
     ROOT / "README.md",

@@ -58,7 +58,7 @@ YAML: list[tuple[str, ...]] = [
     ("trainer: {precision: 12}", "trainer.precision: must be one of"),
     ("data: {context: {init_args: {retriever: {class_path: Keyword, init_args: {n: x}}}}}", "retriever.init_args.n"),
     # something else where keys belong
-    ("data: 3", "data", "must hold keys"),
+    ("data: 3", "data.environment, data.engine, data.prompter: missing", "(data in mine.yaml)"),
     ("data: [3]", "data", "must hold keys"),
     ("data: {sampling: 3}", "data.sampling", "must hold keys"),
     ("data: {environment: 3}", "data.environment: must name a subclass of Environment"),

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from helpers import CONFIGS
 from helpers.configs import built
+from helpers.models import make_tokenizer
 
 from sdar_pl.batch import rows_of
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling
@@ -28,22 +29,7 @@ TASK = HOUSE.tasks("train")[0]
 PLAN = HOUSE.expert_plan(TASK)
 
 
-class Letters:
-    """A tokenizer whose tokens are characters."""
-
-    all_special_ids = (ord("¶"),)
-
-    def apply_chat_template(self, chat: Sequence[dict[str, str]], **_: Any) -> str:
-        return "".join(f"<{m['role']}>{m['content']}¶" for m in chat) + "<assistant>"
-
-    def encode(self, text: str, **_: Any) -> list[int]:
-        return [ord(letter) for letter in text]
-
-    def decode(self, tokens: Sequence[int], **_: Any) -> str:
-        return "".join(map(chr, tokens)).rstrip("¶")
-
-
-LETTERS = Letters()
+TOKENIZER = make_tokenizer()
 
 
 class Script(Engine):
@@ -55,16 +41,16 @@ class Script(Engine):
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
         completions = []
         for request in requests:
-            number = LETTERS.decode(request.prompt).count("<assistant>") - 1
+            number = TOKENIZER.decode(request.prompt).count("<|assistant|>") - 1
             action = "look" if request.session % 2 else PLAN[number]
-            tokens = LETTERS.encode(f"<action>{action}</action>¶")
+            tokens = TOKENIZER.encode(f"<action>{action}</action><|end|>")
             completions.append(Completion(tokens, [-1.0] * len(tokens)))
         return completions
 
 
 def a_prompter(history: Any = "conversation") -> Prompter:
     prompter = Prompter(history=history, max_prompt_tokens=100_000, max_teacher_tokens=100_000)
-    prompter.bind(LETTERS)
+    prompter.bind(TOKENIZER)
     return prompter
 
 
@@ -81,7 +67,7 @@ def played(context: ContextProvider, succeed: Sequence[bool]) -> list[Episode]:
 
 
 def read(tokens: Sequence[int]) -> str:
-    return LETTERS.decode(tokens)
+    return TOKENIZER.decode(tokens)
 
 
 def assert_only_the_teacher_reads(text: str, episodes: Sequence[Episode]) -> None:
@@ -92,7 +78,7 @@ def assert_only_the_teacher_reads(text: str, episodes: Sequence[Episode]) -> Non
         assert (text in read(row.teacher_tokens)) == (text in episode.context)
         if episode.context:
             # The student's row with the context as a system message in front, and nothing else.
-            assert read(row.teacher_tokens) == f"<system>{episode.context}¶{read(row.tokens)}"
+            assert read(row.teacher_tokens) == f"<|system|>{episode.context}<|end|>{read(row.tokens)}"
 
 
 def test_a_sibling_tells_what_it_did() -> None:
@@ -163,7 +149,7 @@ def test_windowed_prompts_are_the_same_early_or_late(late: bool) -> None:
     skills = SkillContext()
     prompter = a_prompter("windowed")
     text = skills.provide(TASK)
-    script = [LETTERS.encode(f"<action>{action}</action>¶") for action in PLAN]
+    script = [TOKENIZER.encode(f"<action>{action}</action><|end|>") for action in PLAN]
 
     class Plan(Script):
         def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
@@ -173,7 +159,7 @@ def test_windowed_prompts_are_the_same_early_or_late(late: bool) -> None:
     (episode,) = play(HOUSE, [EpisodeSlot(TASK, 0, 0, 0, (0,), text)], Plan(), prompter, Sampling(), PlayRules())
     made, students = [turn.teacher_prompt for turn in episode.turns], [turn.prompt for turn in episode.turns]
     assert len(made) == len(PLAN)
-    assert all(read(prompt).startswith(f"<system>{text}¶") for prompt in made)
+    assert all(read(prompt).startswith(f"<|system|>{text}<|end|>") for prompt in made)
     if late:
         episode.context = ""
         prompter.reread(HOUSE, episode)
@@ -213,7 +199,7 @@ def test_every_context_config(path: Path, tmp_path: Path) -> None:
 def test_a_context_over_the_limit_is_left_out_with_a_word(history: str) -> None:
     good, _ = played(Hindsight(), [True, False])
     prompter = a_prompter(history)
-    whole = sum(len(turn.prompt) + len(turn.response) for turn in good.turns) + len(good.context) + len("<system>¶")
+    whole = sum(len(turn.prompt) + len(turn.response) for turn in good.turns) + len(TOKENIZER.encode(good.context)) + 2
     enough = whole - len(good.turns[-1].response)
     good.context = ""
     prompter.max_teacher_tokens = enough if history == "conversation" else 100_000
