@@ -7,10 +7,13 @@ from pathlib import Path
 
 import gap_over_training
 import measure_gate_variance
+import measure_penalty_forms
 import pytest
 import torch
+from helpers.builders import a_row
 
 from sdar_pl.policy import LoRA, Policy
+from sdar_pl.types import Episode, Observation, Task, Turn
 
 
 @pytest.mark.slow
@@ -39,3 +42,25 @@ def test_the_gap_is_a_mean_over_finished_seeds(tmp_path: Path) -> None:
     lines = gap_over_training.table(tmp_path, "gap/mean", 1).splitlines()
     assert lines[0] == "| objective | seeds | 1 | 2 |"
     assert lines[2:] == ["| sdar(coefficient=1) | 2 | -1.500 | -1.000 |"]
+
+
+def test_the_forms_of_the_penalty_differ_where_all_fail() -> None:
+    """Two failed episodes of two turns, one turn invalid: what each form gives the guilty turn and the others."""
+
+    def episode(index: int, *penalties: float) -> Episode:
+        turns = [Turn([1], [2], [-0.1], "", "look", not p, Observation(""), penalty=p) for p in penalties]
+        return Episode(Task("a", "find", ""), 0, index, Observation(""), turns=turns)
+
+    episodes = [episode(0, 0.0, 0.1), episode(1, 0.0, 0.0)]
+    rows = [a_row(number, 6, [(1, 2), (3, 4)]) for number in range(2)]
+    measure_penalty_forms.by_row(rows, episodes, None)
+    assert [*rows[0].advantages, *rows[1].advantages] == pytest.approx([0.5, -1.5, 0.5, 0.5], abs=1e-4)
+    measure_penalty_forms.by_episode(rows, episodes, None)
+    assert [*rows[0].advantages, *rows[1].advantages] == pytest.approx([-0.7071, -0.7071, 0.7071, 0.7071], abs=1e-4)
+
+
+@pytest.mark.slow
+def test_a_policy_is_taught_to_forget_the_closing_tag(tmp_path: Path) -> None:
+    measure_penalty_forms.careless(tmp_path / "model", share=0.5, episodes=48, passes=6)
+    figures = measure_penalty_forms.train(tmp_path / "model", "row", 0, 1, tmp_path / "out")
+    assert figures["train/valid_action"] < 0.95
