@@ -16,7 +16,7 @@ LAYERS = (
     {"objectives"},
     {"modeling"},
     {"runtime"},
-    {"batch"},
+    {"batch", "retrieval"},
     {"policy"},
     {"environments", "control_tokens"},
     {"prompts", "teachers", "engines", "skills"},
@@ -45,6 +45,7 @@ NO_TORCH = {
     "errors",
     "checks",
     "sampling/threads",
+    *(f"retrieval/{name}" for name in ("base", "words", "corpus", "bm25", "http", "server")),
 }
 SOURCES = sorted([*(ROOT / "sdar_pl").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")])
 SOURCES = [path for path in SOURCES if path.resolve() == path]  # sdar_pl/callbacks is a link

@@ -14,6 +14,7 @@ from sdar_pl.environments.base import Environment
 from sdar_pl.environments.contract import CHECKS, Subject, check
 from sdar_pl.environments.faults import Faulty
 from sdar_pl.environments.household import Household
+from sdar_pl.environments.search_qa import SearchQA
 
 Make = Callable[[], Environment]
 ALFWORLD_SPLITS = ("valid_unseen", "valid_seen")
@@ -24,6 +25,7 @@ ALFWORLD_SPLITS = ("valid_unseen", "valid_seen")
     [
         pytest.param(Guess, ("train", "validation"), id="Environment.__doc__"),
         pytest.param(lambda: Household(size="tiny"), ("train", "validation", "test"), id="Household"),
+        pytest.param(SearchQA, ("train", "validation", "test"), id="SearchQA"),
         pytest.param(lambda: Faulty(Household(size="tiny"), slow=0.2, delay=0), ("train", "validation"), id="Faulty"),
         pytest.param(
             lambda: Household("full", 9, 9, 9, seed=7, think=True, show_admissible=True),

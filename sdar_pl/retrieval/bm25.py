@@ -1,0 +1,169 @@
+"""BM25: passages found by their words, in this process. Its index is a folder of memory-mapped arrays.
+
+The score of a word in a passage is computed when the index is built (bm25s; Lù 2024), so that a query only sums
+postings. Left out: stemming, phrases, and languages whose words are not set apart by spaces.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+from sdar_pl.errors import UserError
+from sdar_pl.retrieval.base import Passage, PassageRetriever
+from sdar_pl.retrieval.corpus import Corpus, scan
+from sdar_pl.retrieval.words import words
+
+FACTS = "corpus.json"  # in an index folder: what it is an index of
+
+
+class Passages(Protocol):
+    """Passages by number: a list in memory, or a corpus on disk."""
+
+    def __getitem__(self, number: int, /) -> Passage: ...
+
+
+class BM25(PassageRetriever):
+    """BM25 over a JSONL corpus, one passage a line: {"id", "title", "text"} or {"id", "contents"}.
+
+    Args:
+        corpus: the file.
+        index: the folder of the index; null means the corpus's name with ".bm25" behind it. It is built once, and again
+            when the corpus has changed.
+
+    Raises ``UserError`` without the package bm25s (extra ``search``), for a bad corpus (corpus.py), and for an index
+    folder that holds something else.
+    """
+
+    def __init__(self, corpus: str, index: str | None = None) -> None:
+        path = Path(corpus).expanduser()
+        folder = Path(index).expanduser() if index else path.with_name(path.name + ".bm25")
+        if not path.is_file():
+            raise UserError(f"--corpus {path}: no such file; name a JSONL file of passages")
+        if folder.exists() and not (folder / FACTS).is_file():
+            raise UserError(f"--index {folder}: is no index; name a folder that does not exist yet")
+        with _locked(folder.with_name(folder.name + ".lock")):
+            if not _is_of(folder, path):
+                _build(path, folder)
+        self._passages: Passages = Corpus(path, np.load(folder / "offsets.npy", mmap_mode="r"))
+        self._set(_bm25s().BM25.load(folder, mmap=True, show_progress=False))
+
+    @classmethod
+    def of(cls, passages: Sequence[Passage]) -> BM25:
+        """An index in memory. Raises ``UserError`` for no passages."""
+        if not passages:
+            raise UserError("no passages; BM25 needs at least one")
+        made = cls.__new__(cls)
+        made._passages = passages
+        made._set(_indexed(Ids(passages)))
+        return made
+
+    def retrieve(self, queries: Sequence[str], topk: int) -> list[list[Passage]]:
+        """At most ``topk`` passages for each query. A passage that shares no word with the query is not found."""
+        return [
+            [replace(self._passages[number], score=score) for number, score in self._best(query, topk)]
+            for query in queries
+        ]
+
+    def _set(self, index: Any) -> None:
+        self._vocabulary: dict[str, int] = index.vocab_dict
+        self._scores, self._rows, self._begins = (index.scores[name] for name in ("data", "indices", "indptr"))
+
+    def _best(self, query: str, topk: int) -> list[tuple[int, float]]:
+        """(number, score) of the best passages. A passage has at most one posting for each word, so that the best
+        ``topk`` passages are among the best ``topk × words`` postings."""
+        ids = [self._vocabulary[word] for word in dict.fromkeys(words(query)) if word in self._vocabulary]
+        spans = [slice(int(self._begins[id]), int(self._begins[id + 1])) for id in ids]
+        if not spans:
+            return []
+        rows = np.concatenate([self._rows[span] for span in spans])
+        sums = np.bincount(rows, np.concatenate([self._scores[span] for span in spans]))
+        most = topk * len(ids)
+        if len(rows) > most:
+            rows = rows[np.argpartition(sums[rows], -most)[-most:]]
+        found = np.unique(rows)
+        best = found[np.lexsort((found, -sums[found]))][:topk]
+        return [(int(number), float(sums[number])) for number in best]
+
+
+class Ids:
+    """Passages as numbers of their words; the vocabulary grows with them."""
+
+    def __init__(self, passages: Iterable[Passage] = ()) -> None:
+        self.rows: list[list[int]] = []
+        self.vocabulary: dict[str, int] = {}
+        for passage in passages:
+            self.add(passage)
+
+    def add(self, passage: Passage) -> None:
+        known = self.vocabulary
+        self.rows.append([known.setdefault(word, len(known)) for word in words(f"{passage.title} {passage.text}")])
+
+
+def _bm25s() -> Any:
+    try:
+        import bm25s
+    except ImportError as error:
+        raise UserError("BM25 needs the package bm25s; pip install 'sdar_pl[search]'") from error
+    return bm25s
+
+
+def _indexed(ids: Ids) -> Any:
+    index = _bm25s().BM25()
+    ids.vocabulary.setdefault("", len(ids.vocabulary))
+    index.index((ids.rows, ids.vocabulary), show_progress=False)
+    return index
+
+
+def _facts(corpus: Path) -> dict[str, Any]:
+    return {"format": 1, "corpus": corpus.name, "bytes": corpus.stat().st_size, "mtime_ns": corpus.stat().st_mtime_ns}
+
+
+def _is_of(folder: Path, corpus: Path) -> bool:
+    """Whether the folder holds an index of the corpus as it is now."""
+    return folder.exists() and json.loads((folder / FACTS).read_text(encoding="utf-8")) == _facts(corpus)
+
+
+def _build(corpus: Path, folder: Path) -> None:
+    """Write the index beside its place, and move it there when it is whole."""
+    partial = folder.with_name(folder.name + ".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    partial.mkdir(parents=True)
+    ids, facts = Ids(), _facts(corpus)
+    with _progress(corpus.name, facts["bytes"]) as progress:
+        offsets = scan(corpus, ids.add, progress)
+        index = _indexed(ids)
+    index.save(partial, show_progress=False)
+    np.save(partial / "offsets.npy", offsets)
+    (partial / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
+    shutil.rmtree(folder, ignore_errors=True)
+    partial.rename(folder)
+
+
+@contextmanager
+def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A progress bar on stderr → the function that it is told the bytes read."""
+    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task(f"indexing {name}", total=total)
+        yield lambda done: progress.update(task, completed=done)
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Only one process builds: the others wait and find the index."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
