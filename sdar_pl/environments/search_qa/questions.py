@@ -27,7 +27,7 @@ SOURCES = {
 
 _YES_OR_NO = re.compile(r"(are|were|is|was|do|does|did|have|has) .*\b(both|same|and|or)\b", re.IGNORECASE)
 _WHICH_OF_TWO = re.compile(
-    r"\b(which|who|what|whose)\b.*\b(first|same|\w+er|more|less|most|least|\w+est)\b.* or ", re.IGNORECASE
+    r"\b(which|who|what|whose)\b.*\b(first|same|\w+er|more|less|most|least|\w+est)\b.*, .* or ", re.IGNORECASE
 )
 
 
