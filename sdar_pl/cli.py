@@ -29,6 +29,7 @@ COMMANDS = {
     "compare": "methods on paired seeds",
     "export": "a checkpoint for other tools",
     "check-env": "an environment held to its contract",
+    "serve-retriever": "passages for Search-QA over HTTP",
 }
 
 
