@@ -15,12 +15,14 @@ from typing import Any, NoReturn
 from sdar_pl.cli import fail
 from sdar_pl.errors import UserError
 from sdar_pl.policy import ASSETS
+from sdar_pl.runtime.messages import quieten
 
 PACKAGES = ("torch", "transformers", "peft", "bitsandbytes", "lightning")
 
 
 def run_script(main: Callable[[], object]) -> NoReturn:
     """Run a script's ``main`` and end the process: status 2 and one line for an error in the user's input."""
+    quieten()
     try:
         status = main()
     except UserError as error:

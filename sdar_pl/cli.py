@@ -60,12 +60,7 @@ def main(args: Sequence[str] | None = None) -> int:
         GUARD.failed(error)
         if isinstance(error, OSError) and (problem := problem_of_file(error, os.environ.get(RUN_FOLDER))):
             return fail(f"{problem}. {GUARD.resume}")
-        from sdar_pl.commands.trainer_arguments import refusal_of_lightning
-
-        refusal = refusal_of_lightning(error)
-        if refusal is None:
-            raise
-        return fail(refusal)
+        raise
 
 
 def refuse_unknown_command(arguments: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ import lightning as L
 from torch.utils.data import DataLoader, Dataset
 
 from sdar_pl.batch import Batch, Row, micro_batches, rows_of
-from sdar_pl.checks import at_least
+from sdar_pl.checks import at_least, between
 from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.environments.base import Environment
 from sdar_pl.environments.listing import refuse_bad_tasks
@@ -111,8 +111,8 @@ class RolloutDataModule(L.LightningDataModule):
         self.teacher, self.teacher_refresh = teacher, teacher_refresh
         self.environment, self.engine, self.prompter = environment, engine, prompter
         self.context, self.advantage, self.rules = context, advantage, play
-        self.tasks_per_iteration = at_least("data.tasks_per_iteration", tasks_per_iteration, 1)
-        self.group_size = at_least("data.group_size", group_size, 1)
+        self.tasks_per_iteration = between("data.tasks_per_iteration", tasks_per_iteration, 1, 100_000)
+        self.group_size = between("data.group_size", group_size, 1, 10_000)
         self.max_refills = at_least("data.max_refills", max_refills, 0)
         self.steps_per_iteration = at_least("data.steps_per_iteration", steps_per_iteration, 1)
         self.micro_batch_tokens = at_least("data.micro_batch_tokens", micro_batch_tokens, 1)

@@ -15,7 +15,7 @@ import lightning as L
 import torch
 import yaml
 from jsonargparse import get_loader, set_loader
-from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar, Timer
+from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
@@ -24,7 +24,7 @@ from lightning.pytorch.strategies.launchers import subprocess_script
 from transformers.utils import logging as transformers_logging
 
 from sdar_pl.callbacks.prediction_file import PredictionFile
-from sdar_pl.commands.trainer_arguments import refusal_of_lightning, refuse_trainer_arguments
+from sdar_pl.commands.trainer_arguments import refusal_of_lightning, refuse_trainer_arguments, timer_between_iterations
 from sdar_pl.commands.value_checks import refuse_unusable_values, try_optimizer
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO
@@ -37,6 +37,7 @@ from sdar_pl.runtime.parse_errors import explain
 from sdar_pl.runtime.processes import GUARD
 from sdar_pl.runtime.run_folder import checkpoint_path, forget_unused, resume_command, run_folder
 from sdar_pl.runtime.strategy import FSDP2Strategy
+from sdar_pl.sampling.compatibility import refuse_ranks_without_groups
 
 TRAINER_DEFAULTS: dict[str, Any] = {
     "max_epochs": 150,
@@ -126,6 +127,8 @@ def _error_of_part(error: BaseException) -> str:
     while isinstance(cause.__cause__, Exception):
         cause = cause.__cause__
     part = re.search(r"Given value: \[?Namespace\(class_path='([\w.]+)'", str(error))
+    if match := re.match(r"(\w+)\.__init__\(\) (got an unexpected keyword argument .+)", str(cause)):
+        return f"{match[1]}: {match[2]}"
     return f"{part[1]}: {cause}" if part else _with_place(cause)
 
 
@@ -205,9 +208,12 @@ class TrainerCommandLine(CommandLine):
         with ExitStack() as self.until_end:
             try:
                 super().__init__(*arguments, **options)  # runs the subcommand
-            except Exception:
+            except Exception as error:
                 forget_unused(self.run_folder)
-                raise
+                refusal = None if GUARD.signal_received else refusal_of_lightning(error)
+                if refusal is None:
+                    raise
+                raise UserError(refusal) from error
 
     def _prepare_subcommand_parser(self, klass: type, subcommand: str, **options: Any) -> LightningArgumentParser:
         parser = super()._prepare_subcommand_parser(klass, subcommand, **options)
@@ -253,8 +259,8 @@ class TrainerCommandLine(CommandLine):
             events = Events(self.run_folder, name="", version="")
             options["logger"] = [MetricsCSV(self.run_folder), events]
         options["callbacks"] = self._with_defaults(_as_list(settings["callbacks"]), settings)
-        if settings["max_time"] is not None:  # Lightning's own timer would end the run within an iteration
-            options["callbacks"].append(Timer(settings["max_time"], interval="epoch"))
+        if settings["max_time"] is not None:
+            options["callbacks"].append(timer_between_iterations(settings["max_time"]))
             options["max_time"] = None
         if self.subcommand == "predict":
             options["callbacks"].append(PredictionFile(self._get(self.config_init, "output")))
@@ -262,6 +268,7 @@ class TrainerCommandLine(CommandLine):
         if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
             options["plugins"] = [*plugins, SafeCheckpointIO()]
         trainer = super().instantiate_trainer(**options, default_root_dir=str(self.run_folder))
+        refuse_ranks_without_groups(self._get(self.config_init, "data").tasks_per_iteration, trainer.world_size)
         if starts_ranks_here(trainer) and not GUARD.is_child:
             self.until_end.enter_context(meeting_on_loopback())
         return trainer

@@ -13,7 +13,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import lightning as L
+from lightning.pytorch.accelerators import AcceleratorRegistry
+from lightning.pytorch.callbacks import Timer
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 
+from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
 
 
@@ -107,6 +111,10 @@ def refuse_trainer_arguments(trainer: Any, steps_per_iteration: int) -> None:
         value = trainer.get(name)
         if not accepts(value):
             raise UserError(f"trainer.{name}: {str(value).lower()}; {instead}")
+    kinds = ["cuda", "mps"] if trainer.get("accelerator") == "gpu" else [str(trainer.get("accelerator"))]
+    known = [AcceleratorRegistry[kind]["accelerator"] for kind in kinds if kind in AcceleratorRegistry]
+    if known and not any(kind.is_available() for kind in known):
+        raise UserError(f"trainer.accelerator: {trainer.accelerator}; this machine has none; use auto")
     for key, table in ("callbacks", CALLBACKS), ("plugins", PLUGINS):
         for name in _names(trainer.get(key)):
             if name in table:
@@ -120,6 +128,21 @@ def refuse_trainer_arguments(trainer: Any, steps_per_iteration: int) -> None:
                 raise UserError(f"trainer.strategy: {name}; {instead}")
         if name in ("fsdp2", "FSDP2Strategy") and str(trainer.get("precision")) in ("16-mixed", "16"):
             raise UserError("trainer.precision: 16-mixed; fsdp2 has no loss scale; use bf16-mixed or bf16-true")
+
+
+def timer_between_iterations(duration: Any) -> Timer:
+    """The timer of ``trainer.max_time``, where Lightning's own would end the run within an iteration.
+
+    Raises ``UserError`` for what is no duration.
+    """
+    try:
+        timer = Timer(duration, interval="epoch")
+    except (MisconfigurationException, TypeError, ValueError, OverflowError) as error:
+        raise UserError(
+            f"trainer.max_time: {duration!r}; must be DD:HH:MM:SS or hold keys of timedelta, such as {{hours: 8}}"
+        ) from error
+    at_least("trainer.max_time", timer.time_remaining(), 0)
+    return timer
 
 
 def _names(value: Any) -> list[str]:

@@ -50,13 +50,15 @@ def refuse_unusable_values(config: Any, parts: Mapping[str, Any]) -> None:
     if config.get("ckpt_path") == "":
         raise UserError("ckpt_path: ''; must name a checkpoint, or be left out")
     for key, part in parts.items():
+        if key in config and not isinstance(config[key], Namespace):
+            raise UserError(f"{key}: must hold keys")
         _check_arguments(key, config.get(key), part)
     for name, low in TRAINER.items():
         at_least(f"trainer.{name}", config.trainer.get(name), low)
     if not str(config.trainer.default_root_dir):
         raise UserError("trainer.default_root_dir: ''; must name a folder")
     name = config.get("run")
-    if name is not None and (Path(name).name != name or len(name) > LONGEST_NAME):
+    if name is not None and (Path(name).name != name or name in ("", "..") or len(name) > LONGEST_NAME):
         raise UserError(f"run: {name!r}; must be the name of a folder, without / and at most {LONGEST_NAME} characters")
 
 
@@ -84,14 +86,16 @@ def _check_value(key: str, value: Any, hint: Any) -> None:
         raise UserError(f"{key}: {value:.3g}; must be at most {LARGEST}")
     if isinstance(value, str) and "\0" in value:
         raise UserError(f"{key}: {value!r}; must have no NUL character")
+    group = next((one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)), None)
+    if group is not None and value is not None and not isinstance(value, (Namespace, Mapping)):
+        raise UserError(f"{key}: {value!r}; must hold keys")
     if isinstance(value, (list, tuple)):
         for element in value:
             _check_value(key, element, None)
     if isinstance(value, (Namespace, Mapping)):
         path = value.get("class_path")
         if path is None:
-            part = next((one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)), dict)
-            _check_arguments(key, value, part)
+            _check_arguments(key, value, group or dict)
         else:
             module, _, name = path.rpartition(".")
             inside = key if hint is not None else f"{key}.{name}"  # an element of a list

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from sdar_pl.checks import at_least, between
+from sdar_pl.errors import UserError
 
 if TYPE_CHECKING:
     from sdar_pl.modeling.memory import Memory
@@ -42,6 +43,8 @@ class Sampling:
         between(f"{key}.top_p", self.top_p, 0, 1, ends="(]")
         at_least(f"{key}.top_k", self.top_k, 0)
         at_least(f"{key}.max_new_tokens", self.max_new_tokens, 1)
+        if "" in self.stop:
+            raise UserError(f"{key}.stop: ''; every response would end at its first token")
         return self
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import re
+import stat
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -69,6 +70,8 @@ def same_file(source: Path, name: str) -> None:
 def checkpoint_problem(path: Path) -> str:
     """The defect of a checkpoint file as a clause ("it is damaged"), or "" for a valid one."""
     try:
+        if not stat.S_ISREG(path.stat().st_mode):  # a device or a pipe would be read without end
+            return "it is not a file"
         with zipfile.ZipFile(path) as file:
             if file.testzip() is not None:  # torch.load notices a missing end, but no changed byte
                 return "it is damaged"

@@ -46,8 +46,12 @@ class _Collection:
         return self.keys is not None and self.children % 2 == 0
 
 
+class TrapError(yaml.YAMLError):
+    """Valid YAML that means something else than it seems to, or costs more than its length."""
+
+
 def refuse_traps(text: str) -> None:
-    """Raises ``yaml.YAMLError`` for keys that stand twice, deep nesting, and aliases that never end or grow too large.
+    """Raises ``TrapError`` for keys that stand twice, deep nesting, and aliases that never end or grow too large.
 
     Reads events, so that neither depth nor aliases cost more than the text's length.
     """
@@ -61,7 +65,7 @@ def refuse_traps(text: str) -> None:
             opened[-1].nodes += nodes
             opened[-1].children += 1
         if nodes > MOST_NODES or (opened and opened[-1].nodes > MOST_NODES):
-            raise yaml.YAMLError(f"more than {MOST_NODES:,} values after the expansion of its aliases")
+            raise TrapError(f"more than {MOST_NODES:,} values after the expansion of its aliases")
 
     for event in yaml.parse(text, Loader=yaml.SafeLoader):
         line = event.start_mark.line + 1 if event.start_mark else 0
@@ -70,17 +74,17 @@ def refuse_traps(text: str) -> None:
                 keys = opened[-1].keys
                 assert keys is not None
                 if event.value in keys:
-                    raise yaml.YAMLError(f"the key {event.value!r} stands twice, the second time in line {line}")
+                    raise TrapError(f"the key {event.value!r} stands twice, the second time in line {line}")
                 keys.add(event.value)
             close(event.anchor, 1)
         elif isinstance(event, yaml.AliasEvent):
             if any(collection.anchor == event.anchor for collection in opened):
-                raise yaml.YAMLError(f"the alias *{event.anchor} in line {line} refers to what it stands in")
+                raise TrapError(f"the alias *{event.anchor} in line {line} refers to what it stands in")
             close(None, sizes.get(str(event.anchor), 1))
         elif isinstance(event, yaml.CollectionStartEvent):
             opened.append(_Collection(event.anchor, set() if isinstance(event, yaml.MappingStartEvent) else None))
             if len(opened) > DEEPEST:
-                raise yaml.YAMLError(f"nested more than {DEEPEST} levels deep in line {line}")
+                raise TrapError(f"nested more than {DEEPEST} levels deep in line {line}")
         elif isinstance(event, yaml.CollectionEndEvent):
             closed = opened.pop()
             close(closed.anchor, closed.nodes)
@@ -113,6 +117,12 @@ def read_config(name: str) -> dict[str, Any]:
         raise UserError(f"--config {name}: holds no keys; look at configs/quickstart.yaml for an example")
     if odd := [key for key in content if not isinstance(key, str)]:
         raise UserError(f"--config {name}: the key {odd[0]!r} is not a text; look at configs/quickstart.yaml")
+    for key, value in _leaves(content):
+        last = key.split(".")[-1]
+        if last == "class_path" and not (isinstance(value, str) and value):
+            raise UserError(f"{key}: {value!r}; must name a class as package.module.Class (in {name})")
+        if last in ("init_args", "dict_kwargs"):
+            raise UserError(f"{key}: {value!r}; must hold keys (in {name})")
     return content
 
 
@@ -122,7 +132,7 @@ def read_config(name: str) -> dict[str, Any]:
 class Settings:
     """Everything that a command line sets, in order: the contents of its ``--config`` files, and its options.
 
-    Raises ``UserError`` for a ``--config`` file that cannot be read.
+    Raises ``UserError`` for a ``--config`` file that cannot be read, and for an option's value with a trap.
     """
 
     def __init__(self, arguments: Sequence[str]) -> None:
@@ -134,7 +144,10 @@ class Settings:
             if option in ("--config", "-c"):
                 self.sources.append((f"in {value}", read_config(value)))
             elif option.startswith("--"):
-                self.sources.append(("on the command line", _nested(option[2:].rstrip("+").split("."), value)))
+                try:
+                    self.sources.append(("on the command line", _nested(option[2:].rstrip("+").split("."), value)))
+                except TrapError as error:
+                    raise UserError(f"{option}: {error}") from error
 
     def find(self, key: str) -> tuple[str, str, bool] | None:
         """(the key as its last source writes it, that source, True), or None for a key that nothing sets.
@@ -143,8 +156,11 @@ class Settings:
         that value, its source, False). A text hides nothing: as a class path, it leaves the arguments to the others.
         """
         path = [part for part in key.split(".") if part != "init_args"]
+        short = [part for part in path if not part[0].isupper()]  # --trainer.callbacks.keep names no class
         for place, content in reversed(self.sources):
             written, value, complete = _walk(content, path)
+            if not complete and short and (other := _walk(content, short))[2]:
+                written, value, complete = other
             if complete or not isinstance(value, (dict, str)):
                 return ".".join(written).replace(".[", "["), place, complete
         return None
@@ -165,10 +181,12 @@ class Settings:
         if match is None:
             return message
         if found is None:  # a class path, or a key with its default
-            named = self.find_class(match[0])
-            return message if named is None else f"{named[0]}: {message} ({named[1]})"
+            if named := self.find_class(match[0]):
+                return f"{named[0].removesuffix('.class_path')}: {message} ({named[1]})"
+            around = self.find(match[0].rpartition(".")[0]) if match[0].count(".") > 1 else None
+            return message if around is None else f"{message} ({around[0]} {around[1]})"
         key, place, complete = found
-        return f"{key}{message[match.end() :]} ({place})" if complete else f"{message} ({key} {place})"
+        return f"{key}{message[match.end() :]} ({place})" if complete else f"{key}: must hold keys ({place})"
 
 
 @contextlib.contextmanager
@@ -186,8 +204,12 @@ def add_places(arguments: Sequence[str]) -> Iterator[None]:
 
 def _nested(path: Sequence[str], value: str) -> Any:
     content: Any = value
-    with contextlib.suppress(yaml.YAMLError):
+    try:
         content = load(value)
+    except TrapError:
+        raise
+    except yaml.YAMLError:  # a text
+        pass
     for part in reversed(path):
         content = {part: content}
     return content

@@ -33,10 +33,10 @@ def explain(message: str, keys: Sequence[str] = ()) -> str:
     """``message`` on one line that begins with the key. ``keys`` are all that the parser knows, for suggestions."""
     if match := re.search(r"does not accept option '([^']+)'", message):
         return f"{match[1]}: no such key{suggestion(match[1], keys)}"
-    if match := re.search(r"unrecognized arguments: (--([^\s=]+)|.+)", message):
+    if match := re.search(r"unrecognized arguments: ?(--([^\s=]+)|.*)", message):
         known = suggestion(match[2], keys, "--") if match[2] else "; options begin with --"
-        return f"{match[1]}: no such option{known}"
-    if match := re.search(r"arguments are required: (.+)", message):
+        return f"{match[1] or repr('')}: no such option{known}"
+    if match := re.match(r".*arguments are required: (.+)", message):
         names = re.sub(r"\b(fit|validate|test|predict)\.", "", match[1])
         return f"{names}: missing; give them in a file, such as --config configs/quickstart.yaml"
     if match := re.search(r'Key "([^"]+)" not found in namespace', message):
@@ -47,7 +47,7 @@ def explain(message: str, keys: Sequence[str] = ()) -> str:
 def suggestion(word: str, known: Iterable[str], prefix: str = "", few: bool = False) -> str:
     """``; did you mean …?`` with the known word that is closest. Without one: all known words if they are ``few``."""
     words = sorted({one for one in known if not one.endswith("help")})
-    close = difflib.get_close_matches(word, words, n=1)
+    close = difflib.get_close_matches(word, words, n=1, cutoff=0.7)
     if not close:
         return f"; must be one of {', '.join(words)}" if few and words else ""
     return f"; did you mean {prefix}{close[0]}?"
@@ -72,7 +72,10 @@ def _nested(message: str) -> str:
         rest = text[step.end() :].strip(" :")
         inside = takewhile(lambda line: line[0] > indent, lines[number + 1 :])  # noqa: B023 – used at once
         lines = [*([(indent + 1, rest)] if rest else []), *inside]
-    problem = _problem([text for _, text in lines], around)
+    if missing := re.match(r"the following arguments are required: (.+)", " ".join(text for _, text in lines)):
+        keys = [".".join([*path, name]) for name in missing[1].split(", ")]
+        return f"{', '.join(keys)}: missing; {around} needs it"
+    problem = _problem([text for _, text in lines], around) or "must hold keys"
     return f"{'.'.join(path)}: {problem}" if path else problem
 
 
@@ -88,11 +91,15 @@ def _problem(lines: Sequence[str], around: str) -> str:
         return f"{match[0]}; a class path is package.module.Class" + (f" ({around})" if around else "")
     if match := re.search(r"Import path (\S+) does not correspond to a subclass of (\w+)", text):
         return f"{match[1]} is not a subclass of {match[2]}"
-    if match := re.search(r"but (\S+) is abstract", text):
-        return f"{match[1]} is abstract; name one of its subclasses"
+    if match := re.search(r"but (?:(\S+) )?is abstract", text):
+        return f"{match[1] or values[0]} is abstract; name one of its subclasses"
     types = dict.fromkeys(re.findall(r"Expected an? (?:<class '([\w.]+)'>|list)", text))
-    if (match := re.search(r"Expected a dot import path string: (\S+)", text)) and not {*types} & {"int", "float"}:
-        return f"there is no class {match[1]}{suggestion(match[1], _own()) or '; name one as package.module.Class'}"
+    named = [match[1] for line in lines if (match := re.search(r"Expected a dot import path string: ?(\S*)$", line))]
+    if named and not {*types} & {"int", "float"}:
+        close = suggestion(named[0], _own()) or "; name one as package.module.Class"
+        return f"there is no class {named[0] or repr('')}{close}"
+    if re.search(r"has no attribute 'keys'|is not iterable|unhashable type|expects a function or a callable", text):
+        return "must hold class_path, the name of a class, and init_args, its arguments"
     if match := re.search(r"Not a valid subclass of (\w+)", text):
         return f"must name a subclass of {match[1]} (class_path){got}"
     if match := re.search(r"typing\.Literal\[(.+?)\]", text):

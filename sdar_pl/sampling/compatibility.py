@@ -30,11 +30,7 @@ def refuse_incompatible_parts(
         context_is_shown: whether the student reads it as well, in training or evaluation.
         tasks_per_iteration: groups an iteration; every rank needs one.
     """
-    if tasks_per_iteration < world():
-        raise UserError(
-            f"data.tasks_per_iteration: {tasks_per_iteration} groups cannot give each of {world()} ranks one; "
-            f"raise it to {world()} or more, or lower trainer.devices"
-        )
+    refuse_ranks_without_groups(tasks_per_iteration, world())
     objective.validate(context=not isinstance(context, NoContext))
     if advantage.needs_anchors and prompter.history != "windowed":
         raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
@@ -47,6 +43,15 @@ def refuse_incompatible_parts(
         raise UserError(
             "data.train_with_context, data.evaluate_with_context: this context is made of finished episodes and "
             "cannot be shown to a student that plays; set both to false"
+        )
+
+
+def refuse_ranks_without_groups(tasks_per_iteration: int, ranks: int) -> None:
+    """Raises ``UserError`` for more ranks than an iteration has groups."""
+    if tasks_per_iteration < ranks:
+        raise UserError(
+            f"data.tasks_per_iteration: {tasks_per_iteration} groups cannot give each of {ranks} ranks one; "
+            f"raise it to {ranks} or more, or lower trainer.devices"
         )
 
 

@@ -78,6 +78,8 @@ class SkillLibrary:
 
 def read_skill(path: Path) -> Skill:
     """One skill file. Raises ``UserError`` in one line that names the file."""
+    if path.exists() and not path.is_file():  # a pipe would be waited for
+        raise UserError(f"{path}: not a regular file; a skill is a text")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:

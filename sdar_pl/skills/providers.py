@@ -88,7 +88,7 @@ class SkillContext(ContextProvider):
     def __init__(
         self, library: str = "household", folder: str | None = None, retriever: Retriever | None = None
     ) -> None:
-        self.library = SkillLibrary.load(folder) if folder else SkillLibrary.builtin(library)
+        self.library = SkillLibrary.load(folder) if folder is not None else SkillLibrary.builtin(library)
         self.retriever = retriever or ByKind()
         self._given: dict[str, tuple[str, ...]] = {}  # task id → names of the skills in its last context
 

@@ -95,6 +95,8 @@ def _errors_name(path: str | Path) -> Iterator[None]:
 
 
 def _read(path: str | Path) -> dict[str, Any]:
+    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+        raise UserError("not a regular file")
     data = json.loads(Path(path).read_text(encoding="utf-8"))
     if not isinstance(data, dict) or not isinstance(data.get("pddl_problem"), str):
         raise UserError("not an ALFWorld game; the key 'pddl_problem' is missing")
