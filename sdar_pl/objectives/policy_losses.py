@@ -91,8 +91,8 @@ class CISPOLoss(PolicyLoss):
 
     Args:
         clip_low: the ratio ρ is clipped at 1 − ``clip_low``, 0 to 1; 1, as in the paper, means no lower bound.
-        clip_high: the ratio ρ is clipped at 1 + ``clip_high``, ≥ 0. The paper gives no value; 4 is ScaleRL's upper bound
-            of 5 (2510.13786).
+        clip_high: the ratio ρ is clipped at 1 + ``clip_high``, ≥ 0. The paper gives no value; 4 is ScaleRL's
+            upper bound of 5 (2510.13786).
     """
 
     def __init__(self, clip_low: float = 1.0, clip_high: float = 4.0) -> None:
