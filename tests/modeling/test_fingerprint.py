@@ -10,6 +10,7 @@ import torch
 from helpers.runs import ROOT
 from safetensors.torch import load_file, save_file
 
+from sdar_pl.modeling.fingerprint import checksum
 from sdar_pl.policy import LoRA, Policy
 
 
@@ -31,6 +32,18 @@ def test_every_value_counts(family: str, models: dict[str, Path], tmp_path: Path
         value += value.abs() / 50 + 1e-3
         save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
         assert fingerprint(folder) != known, name
+
+
+def test_every_place_counts() -> None:
+    """Two values or two rows that change places are another model, in a large tensor, too."""
+    words = torch.arange(200_000, dtype=torch.int64).view(1000, 200)
+    known = {checksum("w", words), checksum("w", words.T), checksum("w", words.view(200, 1000))}
+    for one, other in ((words[7, 3], words[7, 4]), (words[500], words[501])):
+        kept = one.clone()
+        one.copy_(other)
+        other.copy_(kept)
+        known.add(checksum("w", words))
+    assert len(known) == 5
 
 
 def test_precision_quantisation_and_files_do_not_count(models: dict[str, Path], tmp_path: Path) -> None:

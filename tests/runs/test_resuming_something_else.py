@@ -54,7 +54,7 @@ OTHERS = [
     other("model.optimizer: AdamW, SGD", "--model.optimizer", "torch.optim.SGD", fast=True),
     other("model.scheduler: None, LinearLR", "--model.scheduler", "torch.optim.lr_scheduler.LinearLR"),
     other("seed_everything: 0, 5", "--seed_everything", "5"),
-    other("data.environment.size: tiny, small", "--data.environment.init_args.size", "small", fast=True),
+    other("data.environment.init_args.size: tiny, small", "--data.environment.init_args.size", "small", fast=True),
     other("data.environment (train tasks): 100000 tasks, ", "--data.environment.init_args.train_tasks", "50"),
     other("data.train_split: train, validation", "--data.train_split", "validation"),
     other("data.group_size: 4, 2", "--data.group_size", "2"),
