@@ -254,4 +254,9 @@ def _step(attempt: Attempt, action: str) -> Observation:
 
 
 def _in_words(error: BaseException) -> str:
-    return str(error) if isinstance(error, (NoAnswerError, ObservationError)) else f"{type(error).__name__}: {error}"
+    if isinstance(error, (NoAnswerError, ObservationError)):
+        return str(error)
+    try:
+        return f"{type(error).__name__}: {error}"
+    except Exception:  # of an environment's own class of exceptions
+        return f"{type(error).__name__} without a text"

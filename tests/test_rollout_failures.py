@@ -38,6 +38,7 @@ def test_a_failure_is_played_again(kind: type[EchoSession]) -> None:
     ("kind", "words"),
     [
         (worlds.Raises, "ValueError: boom"),
+        (worlds.Unprintable, "MuteError without a text"),
         (worlds.Wrong, "returned str instead of an Observation"),
         (worlds.Hangs, "no answer within 0.4 s"),
         (answers(reward=float("nan")), "Observation.reward is nan; must be a finite number"),

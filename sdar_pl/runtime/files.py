@@ -21,7 +21,7 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a free name beside ``path``. The file or folder made there takes the place of ``path`` after the block.
 
-    A file is flushed to the disk first. An exception in the block leaves ``path`` as it was. Linux exchanges two
+    A file, and every file of a folder, is flushed to the disk first. An exception in the block leaves ``path`` as it was. Linux exchanges two
     folders in one step; elsewhere ``path`` is missing between two renames. Raises ``OSError`` where the disk takes no
     more.
     """
@@ -30,11 +30,13 @@ def replacing(path: Path) -> Iterator[Path]:
     remove(partial)
     try:
         yield partial
-        if partial.is_dir():
+        is_folder = partial.is_dir()
+        for written in [path for path in partial.rglob("*") if path.is_file()] if is_folder else [partial]:
+            with written.open("rb") as file:
+                os.fsync(file.fileno())
+        if is_folder:
             _replace_folder(partial, path)
         else:
-            with partial.open("rb") as file:
-                os.fsync(file.fileno())
             os.replace(partial, path)
     finally:
         remove(partial)

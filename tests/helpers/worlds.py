@@ -77,6 +77,17 @@ class Raises(EchoSession):
         return super().step(action)
 
 
+class Unprintable(EchoSession):
+    """Raises what cannot be printed."""
+
+    def step(self, action: str) -> Observation:
+        class MuteError(Exception):
+            def __str__(self) -> str:
+                raise RuntimeError
+
+        raise MuteError
+
+
 class Wrong(EchoSession):
     """Answers something that is no observation."""
 

@@ -36,6 +36,11 @@ def test_a_file_is_on_the_disk_before_it_takes_its_place(tmp_path: Path, monkeyp
     with replacing(tmp_path / "a.txt") as partial:
         partial.write_text("new")
     assert order == [fsync, rename]
+    with replacing(tmp_path / "adapter") as partial:
+        partial.mkdir()
+        for name in ("config", "weights"):
+            (partial / name).write_text(name)
+    assert order == [fsync, rename, fsync, fsync]
 
 
 @pytest.mark.parametrize("error", [ValueError, KeyboardInterrupt])
