@@ -124,7 +124,7 @@ def start(folder: Path, name: str, iterations: int, settings: dict[str, object])
 
 def broken_bounds(trends: dict[str, Trend], overhead: float) -> list[str]:
     """The bounds that do not hold, in words."""
-    broken = [f"{name} grows" for name in ("rss", "wall_s", "cpu_s") if trends[name].grows]
+    broken = [f"{name} grows" for name in ("memory", "wall_s", "cpu_s") if trends[name].grows]
     broken += [f"{name} are not constant" for name in ("descriptors", "threads") if trends[name].per_1000 > 0.1]
     return broken + ([f"checkpoints take {overhead:.1%} of an iteration"] if overhead > OVERHEAD else [])
 
@@ -147,7 +147,7 @@ def main() -> int:
             settings["trainer.max_time"] = f"00:{args.minutes // 60:02}:{args.minutes % 60:02}:00"
         samples, sums = fit(folder, "soak", args.iterations, settings)
         whole, _ = fit(folder, "quickstart", args.quickstart, {"trainer.limit_val_batches": 0})
-    trends = {name: trend(samples[name]) for name in ("rss", "descriptors", "threads", "wall_s", "cpu_s")}
+    trends = {name: trend(samples[name]) for name in ("memory", "descriptors", "threads", "wall_s", "cpu_s")}
     shares = {
         name: {
             clock: statistics.median(c / s for c, s in zip(run[f"checkpoint_{clock}"], run[clock], strict=True))
@@ -186,9 +186,9 @@ def write_csv(path: Path, samples: Samples, every: int = 10) -> None:
 
 
 def markdown(report: dict, trends: dict[str, Trend]) -> str:  # type: ignore[type-arg]
-    units = {"rss": (2**20, "MiB"), "wall_s": (1e-3, "ms"), "cpu_s": (1e-3, "ms")}
+    units = {"memory": (2**20, "MiB"), "wall_s": (1e-3, "ms"), "cpu_s": (1e-3, "ms")}
     names = {
-        **{"rss": "resident memory", "descriptors": "open descriptors", "threads": "threads"},
+        **{"memory": "anonymous memory", "descriptors": "open descriptors", "threads": "threads"},
         **{"wall_s": "an iteration by the clock", "cpu_s": "an iteration in processor time"},
     }
     sums, share, whole = report["sums"], report["checkpoint_share"], report["quickstart_iteration_s"]
@@ -214,7 +214,8 @@ def markdown(report: dict, trends: dict[str, Trend]) -> str:  # type: ignore[typ
         "",
         f"Test: a line through the means of {BLOCKS} blocks of iterations, the first {WARM_UP:.0%} left out. A value "
         f"grows if its slope is significant (t > {T_99}, one-sided, 1 %) and above {GROWTH:.1%} of the mean in 1,000 "
-        "iterations; descriptors and threads may not grow by more than 0.1 in 1,000 iterations.",
+        "iterations; descriptors and threads may not grow by more than 0.1 in 1,000 iterations. Anonymous memory is what "
+        "the process itself holds, resident or swapped.",
         "",
         f"**Checkpoints** (two an iteration, flushed to the disk), share of an iteration, median: quickstart's size "
         f"({whole['wall_s']:.1f} s by the clock, {whole['cpu_s']:.1f} s of processor) "

@@ -17,14 +17,23 @@ from sdar_pl.callbacks import Checkpoints
 from sdar_pl.callbacks.trainer_access import data_of, iteration_of
 from sdar_pl.environments.faults import Faulty
 
-COLUMNS = ("iteration", "rss", "descriptors", "threads", "wall_s", "cpu_s", "checkpoint_wall_s", "checkpoint_cpu_s")
+COLUMNS = ("iteration", "memory", "descriptors", "threads", "wall_s", "cpu_s", "checkpoint_wall_s", "checkpoint_cpu_s")
+
+
+def anonymous_memory() -> int:
+    """Bytes of this process's own memory, resident and swapped (Linux).
+
+    Pages of files do not count: the system takes them back when other processes need memory.
+    """
+    sizes = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
+    return sum(1024 * int(sizes[name].split()[0]) for name in ("RssAnon", "VmSwap"))
 
 
 class Samples(L.Callback):
     """Writes samples.csv, a line an iteration, and sums.json at the end: episodes, failed ones, injected faults.
 
-    Resident memory in bytes, open descriptors, threads; seconds since the last line by the clock and of processor time,
-    and those of them that the callback Checkpoints took.
+    Anonymous memory in bytes, open descriptors, threads; seconds since the last line by the clock and of processor
+    time, and those of them that the callback Checkpoints took.
     """
 
     def __init__(self) -> None:
@@ -60,9 +69,8 @@ class Samples(L.Callback):
         if trainer.is_last_batch:  # of an iteration; the line holds the checkpoint written at the last one's end
             now, iteration = self.now(), iteration_of(trainer)
             used = [after - before for before, after in zip(self.last, now, strict=True)]
-            pages = int(Path("/proc/self/statm").read_text().split()[1])
             values = [
-                *(trainer.current_epoch + 1, pages * os.sysconf("SC_PAGE_SIZE"), len(os.listdir("/proc/self/fd"))),
+                *(trainer.current_epoch + 1, anonymous_memory(), len(os.listdir("/proc/self/fd"))),
                 *(threading.active_count(), *used, *self.checkpoints),
             ]
             with self.path.open("a", newline="") as file:

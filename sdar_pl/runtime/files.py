@@ -21,9 +21,9 @@ AT_FDCWD, RENAME_EXCHANGE = -100, 2
 def replacing(path: Path) -> Iterator[Path]:
     """Yield a free name beside ``path``. The file or folder made there takes the place of ``path`` after the block.
 
-    A file, and every file of a folder, is flushed to the disk first. An exception in the block leaves ``path`` as it was. Linux exchanges two
-    folders in one step; elsewhere ``path`` is missing between two renames. Raises ``OSError`` where the disk takes no
-    more.
+    A file, and every file of a folder, is flushed to the disk first. An exception in the block leaves ``path`` as it
+    was. Linux exchanges two folders in one step; elsewhere ``path`` is missing between two renames. Raises ``OSError``
+    where the disk takes no more.
     """
     partial = path.with_name(f".{path.name}.partial")
     path.parent.mkdir(parents=True, exist_ok=True)
