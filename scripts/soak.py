@@ -214,8 +214,8 @@ def markdown(report: dict, trends: dict[str, Trend]) -> str:  # type: ignore[typ
         "",
         f"Test: a line through the means of {BLOCKS} blocks of iterations, the first {WARM_UP:.0%} left out. A value "
         f"grows if its slope is significant (t > {T_99}, one-sided, 1 %) and above {GROWTH:.1%} of the mean in 1,000 "
-        "iterations; descriptors and threads may not grow by more than 0.1 in 1,000 iterations. Anonymous memory is what "
-        "the process itself holds, resident or swapped.",
+        "iterations; descriptors and threads may not grow by more than 0.1 in 1,000 iterations. Anonymous memory is "
+        "what the process itself holds, resident or swapped.",
         "",
         f"**Checkpoints** (two an iteration, flushed to the disk), share of an iteration, median: quickstart's size "
         f"({whole['wall_s']:.1f} s by the clock, {whole['cpu_s']:.1f} s of processor) "
