@@ -37,7 +37,7 @@ def checksum(name: str, values: Tensor) -> str:
     """A tensor's name, dtype, shape, the sum of its bytes as 64-bit words modulo 2⁶⁴, and the CRC-32 of the bytes."""
     raw = values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy()
     words = raw[: raw.size // 8 * 8].view(np.uint64)
-    return f"{name} {values.dtype} {tuple(values.shape)} {int(words.sum(dtype=np.uint64))} {zlib.crc32(raw)}"
+    return f"{name} {values.dtype} {tuple(values.shape)} {int(words.sum(dtype=np.uint64))} {zlib.crc32(raw.data)}"
 
 
 def _tensors(source: ModelSource) -> list[str]:
