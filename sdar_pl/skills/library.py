@@ -78,7 +78,7 @@ class SkillLibrary:
 
 def read_skill(path: Path) -> Skill:
     """One skill file. Raises ``UserError`` in one line that names the file."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
         raise UserError(f"{path}: not a regular file; a skill is a text")
     try:
         lines = path.read_text(encoding="utf-8").splitlines()

@@ -95,9 +95,10 @@ def _errors_name(path: str | Path) -> Iterator[None]:
 
 
 def _read(path: str | Path) -> dict[str, Any]:
-    if Path(path).exists() and not Path(path).is_file():  # a pipe would be waited for
+    path = Path(path)
+    if path.exists() and not (path.is_file() or path.is_dir()):  # a pipe would be waited for
         raise UserError("not a regular file")
-    data = json.loads(Path(path).read_text(encoding="utf-8"))
+    data = json.loads(path.read_text(encoding="utf-8"))
     if not isinstance(data, dict) or not isinstance(data.get("pddl_problem"), str):
         raise UserError("not an ALFWorld game; the key 'pddl_problem' is missing")
     if not data.get("solvable", True):
