@@ -27,6 +27,7 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict")
 COMMANDS = {
     "plan": "memory of a run from its configuration",
     "compare": "methods on paired seeds",
+    "report": "runs as one HTML page",
     "export": "a checkpoint for other tools",
     "check-env": "an environment held to its contract",
     "serve-retriever": "passages for Search-QA over HTTP",

@@ -38,7 +38,7 @@ def test_records_are_sorted_by_episode_and_turn() -> None:
 
 def test_an_episode_as_json() -> None:
     played = episode("a", True, kind="look")
-    played.turns[0].logprobs = [-0.123456, -math.inf]
+    played.context, played.turns[0].logprobs = "Look behind you.", [-0.123456, -math.inf]
     records = {(3, 0): {"gate": [0.98765, 0.5], "advantage": [0.5, 0.25]}}
     line = json.loads(json.dumps(row_of(played, 7, "train", 3, records), allow_nan=False))
     assert next(iter(line)) == "iteration", "forget_after reads it there"
@@ -46,7 +46,7 @@ def test_an_episode_as_json() -> None:
     assert line == {
         **{"iteration": 7, "split": "train", "task": "a", "kind": "look", "text": "find the desk"},
         **{"group": 0, "index": 0, "success": True, "reward": 10.0, "penalty": 0.0, "failed": "", "overflow": False},
-        "first": "You are in a room.",
+        **{"context": "Look behind you.", "first": "You are in a room."},
     }
     assert first["tokens"] == [65, 66]
     assert first["logprobs"] == [-0.1235, None]
