@@ -2,11 +2,11 @@
 
 Training goes to ``episodes.jsonl`` in the run folder (``episodes.rank1.jsonl`` … for the other ranks), one JSON object
 a line: iteration, split ("train", "validation", "test"), task, kind, text, group, index, success, reward, penalty,
-failed, overflow, context (what the teacher read), first (observation) and turns. A turn has text, action, valid, observation, reward, tokens (the
-response's ids), logprobs (the engine's) and, if it was trained on, advantage and the objective's records of each token
-(gap, gate, weight). Of a text over ``MOST`` characters the beginning is kept, with a note of its length. A run of
-``validate`` or ``test`` writes ``episodes.validate.jsonl`` or ``episodes.test.jsonl``, anew each time: the record of
-the training stays as it is. The episodes of ``predict`` are PredictionFile's.
+failed, overflow, context (what the teacher read), first (observation) and turns. A turn has text, action, valid,
+observation, reward, tokens (the response's ids), logprobs (the engine's) and, if it was trained on, advantage and the
+objective's records of each token (gap, gate, weight). Of a text over ``MOST`` characters the beginning is kept, with a
+note of its length. A run of ``validate`` or ``test`` writes ``episodes.validate.jsonl`` or ``episodes.test.jsonl``,
+anew each time: the record of the training stays as it is. The episodes of ``predict`` are PredictionFile's.
 """
 
 from __future__ import annotations

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,10 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from sdar_pl.callbacks.trainer_access import number_of
+from sdar_pl.callbacks.trainer_access import data_of, number_of
+from sdar_pl.errors import UserError
+from sdar_pl.reports.page import write_page
+from sdar_pl.reports.run_files import read_run
 from sdar_pl.reports.statistics import Interval, paired_difference
 from sdar_pl.runtime.advice import command, quoted
 from sdar_pl.runtime.files import replacing
@@ -21,6 +25,8 @@ from sdar_pl.runtime.ranks import all_gather
 from sdar_pl.runtime.words import shown
 from sdar_pl.types import Episode
 
+#: bytes of episodes.jsonl from which the report takes about half a second; of more, ``report`` makes it
+MOST_FOR_REPORT = 8_000_000
 #: task id → (kind, success) of one play of the whole panel
 Results = dict[str, tuple[str, float]]
 
@@ -28,9 +34,9 @@ Results = dict[str, tuple[str, float]]
 class Summary(L.Callback):
     """Compares the first panel of a run with its last, task by task, at the end of ``fit``.
 
-    Prints a table and writes ``summary.json`` in the run folder: before and after (success as a share), difference,
-    interval (95 %, paired bootstrap over the tasks), n, kinds, iterations and seconds. A resumed run keeps its
-    first panel.
+    Prints a table and writes ``report.html`` (of a short run) and ``summary.json`` in the run folder: before and after
+    (success as a share), difference, interval (95 %, paired bootstrap over the tasks), n, kinds, iterations and
+    seconds. A resumed run keeps its first panel.
     """
 
     def __init__(self) -> None:
@@ -79,6 +85,7 @@ class Summary(L.Callback):
             with replacing(folder / "summary.json") as partial:
                 partial.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
             console.print(table(report))
+        write_report(trainer)
         for line in next_steps(trainer):
             console.print(shown(line), markup=False)
 
@@ -133,16 +140,32 @@ def table(report: dict[str, Any]) -> Table:
     return result
 
 
+def write_report(trainer: L.Trainer) -> None:
+    """Write the run's ``report.html`` if that takes no more than a moment. A report that fails is a warning."""
+    folder = Path(trainer.default_root_dir)
+    size = sum(path.stat().st_size for path in folder.glob("episodes*.jsonl"))
+    if size > MOST_FOR_REPORT or not (folder / "metrics.csv").exists():
+        return
+    try:
+        decode = data_of(trainer).prompter.tokenizer.decode
+        write_page([read_run(folder, 2000)], folder / "report.html", decode, shown(folder.resolve().name, 80))
+    except (UserError, OSError) as error:
+        warnings.warn(f"no report.html: {error}", stacklevel=2)
+
+
 def next_steps(trainer: L.Trainer) -> list[str]:
     """Lines with the places of the run's files, and commands to run next."""
     folder = Path(trainer.default_root_dir)
     places = {"metrics": "metrics.csv", "episodes": "episodes.jsonl", "summary": "summary.json", "adapter": "adapter"}
+    places["report"] = "report.html"
     lines = [f"{name:<12} {folder / file}" for name, file in places.items() if (folder / file).exists()]
     saver = trainer.checkpoint_callback
     best = getattr(saver, "best_model_path", "")
     if best:
         lines.append(f"{'best policy':<12} {relative(best)}")
         lines += ["", command("validate", "--config", folder / "config.yaml", "--ckpt_path", relative(best))]
+    if (folder / "episodes.jsonl").exists() and not (folder / "report.html").exists():
+        lines.append(command("report", folder))
     return [*lines, quoted("tensorboard", "--logdir", folder)]
 
 

@@ -1,7 +1,9 @@
-"""Throughput: seconds of each phase of an iteration, and tokens per second of the engine."""
+"""Throughput: seconds and peak memory of each phase of an iteration, and tokens per second of the engine."""
 
 from __future__ import annotations
 
+import resource
+import sys
 import time
 from typing import Any
 
@@ -15,14 +17,16 @@ from sdar_pl.callbacks.trainer_access import iteration_of, module_of, reduce
 class Throughput(L.Callback):
     """Logs ``time/rollout_s``, ``time/score_s`` and ``time/update_s`` (first to last micro-batch; a validation is not
     part of it) – of the slowest rank, for which the others wait – and, summed over ranks, ``rollout/generated_tokens``,
-    ``rollout/prefilled_tokens`` and ``rollout/tokens_per_s`` (generated tokens a second of rollout).
+    ``rollout/prefilled_tokens`` and ``rollout/tokens_per_s`` (generated tokens a second of rollout). Peak memory of the
+    rank with the most: ``memory/rollout_gib`` (since the last update, so with scoring) and ``memory/update_gib``.
     """
 
     def __init__(self) -> None:
-        self.began = self.ended = 0.0
+        self.began = self.ended = self.rollout_gib = 0.0
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self.began = self.ended = time.perf_counter()
+        self.rollout_gib = peak_gib(trainer.strategy.root_device)
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -35,14 +39,28 @@ class Throughput(L.Callback):
         iteration = iteration_of(trainer)
         times = [iteration.rollout_s, iteration.score_s, self.ended - self.began]
         rollout_s, score_s, update_s = reduce(trainer, times, "max")
+        memory = [self.rollout_gib, peak_gib(trainer.strategy.root_device)]
+        rollout_gib, update_gib = reduce(trainer, memory, "max")
         generated, prefilled = reduce(trainer, [float(iteration.generated), float(iteration.prefilled)], "sum")
         module_of(trainer).write(
             {
                 "time/rollout_s": rollout_s,
                 "time/score_s": score_s,
                 "time/update_s": update_s,
+                "memory/rollout_gib": rollout_gib,
+                "memory/update_gib": update_gib,
                 "rollout/generated_tokens": generated,
                 "rollout/prefilled_tokens": prefilled,
                 "rollout/tokens_per_s": generated / rollout_s if rollout_s > 0 else 0.0,
             }
         )
+
+
+def peak_gib(device: torch.device) -> float:
+    """Peak memory in GiB: of CUDA what torch allocated since the last call, else the process's since its start."""
+    if device.type == "cuda":
+        peak = torch.cuda.max_memory_allocated(device)
+        torch.cuda.reset_peak_memory_stats(device)
+        return peak / 2**30
+    unit = 1 if sys.platform == "darwin" else 1024  # of ru_maxrss, in bytes
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**30

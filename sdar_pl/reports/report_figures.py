@@ -22,7 +22,7 @@ PLACE = ("seed_everything", "trainer.default_root_dir", "run", "ckpt_path")
 #: heading → (title of the chart, unit, columns of metrics.csv; the second and third are dashed)
 CHARTS: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     "Success": [
-        ("Success on the panel; dashed: the teacher's", "share", ("val/success", "val/teacher_success")),
+        ("Success on the panel", "share", ("val/success", "val/teacher_success")),
         ("Success of training episodes", "share", ("train/success",)),
     ],
     "Gap and gate": [
@@ -39,7 +39,8 @@ CHARTS: dict[str, list[tuple[str, str, tuple[str, ...]]]] = {
     ],
     "Time and memory": [
         ("Generated tokens a second", "1/s", ("rollout/tokens_per_s",)),
-        ("Peak memory of an iteration", "GiB", ("memory/peak_gib",)),
+        ("Peak memory of rollout and scoring", "GiB", ("memory/rollout_gib",)),
+        ("Peak memory of the update", "GiB", ("memory/update_gib",)),
     ],
 }
 PHASES = ("rollout", "score", "update")
@@ -58,7 +59,10 @@ def figures(runs: Sequence[RunFiles]) -> dict[str, Any]:
     groups = groups_of(runs)
     members = [[runs[place] for place in group.runs] for group in groups]
     return {
-        "runs": [{"folder": shown(run.folder), "seed": run.config.get("seed_everything")} for run in runs],
+        "runs": [
+            {"folder": shown(run.folder), "name": name_of_run(place, runs, groups), "seed": seed_of(run)}
+            for place, run in enumerate(runs)
+        ],
         "groups": [
             {"name": group.name, "runs": group.runs, **outcome(of)} for group, of in zip(groups, members, strict=True)
         ],
@@ -71,7 +75,7 @@ def figures(runs: Sequence[RunFiles]) -> dict[str, Any]:
         ],
         "kinds": kinds(members),
         "phases": [phases(of) for of in members],
-        "settings": differences([run.config for run in runs]),
+        "settings": differences([of[0].config for of in members]),
     }
 
 
@@ -104,6 +108,16 @@ def name_of(group: Sequence[RunFiles], runs: Sequence[RunFiles]) -> str:
     return shown(path, 200).rpartition(".")[2] if path else shown(group[0].folder.name, 80)
 
 
+def name_of_run(place: int, runs: Sequence[RunFiles], groups: Sequence[Group]) -> str:
+    """The name of a run's group and, of several seeds, its seed."""
+    (group,) = (group for group in groups if place in group.runs)
+    return f"{group.name} · seed {seed_of(runs[place])}" if len(group.runs) > 1 else group.name
+
+
+def seed_of(run: RunFiles) -> str:
+    return shown(run.config.get("seed_everything", "?"), 40)
+
+
 def flat(content: Any, key: str = "") -> dict[str, Any]:
     """The settings of a configuration by their full keys, without ``init_args``."""
     if not isinstance(content, Mapping) or not content:
@@ -116,9 +130,9 @@ def flat(content: Any, key: str = "") -> dict[str, Any]:
 
 
 def differences(configs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The settings in which the runs differ, each with its text for every run; None where a run has no such key."""
+    """The settings in which groups differ, each with its text for every group; None where one has no such key."""
     all_flat = [flat(config) for config in configs]
-    keys = list(dict.fromkeys(key for settings in all_flat for key in settings if key not in PLACE[1:]))
+    keys = list(dict.fromkeys(key for settings in all_flat for key in settings if key not in PLACE))
     rows = [
         {"key": shown(key, 200), "values": [shown(of[key], 200) if key in of else None for of in all_flat]}
         for key in keys
@@ -196,7 +210,8 @@ def outcome(runs: Sequence[RunFiles]) -> dict[str, Any]:
 
 def kinds(members: Sequence[Sequence[RunFiles]]) -> list[dict[str, Any]]:
     """Success by kind of task: for each group [before, after] with intervals on its first and last panel, or None."""
-    names = sorted({kind for runs in members for run in runs for panel in run.panels.values() for kind, _ in panel.values()})
+    panels = [panel for runs in members for run in runs for panel in run.panels.values()]
+    names = sorted({kind for panel in panels for kind, _ in panel.values()})
     rows = []
     for kind in names:
         pairs: list[list[Interval | None] | None] = []
@@ -219,7 +234,7 @@ def histogram(runs: Sequence[RunFiles], record: str) -> dict[str, Any]:
 
 
 def phases(runs: Sequence[RunFiles]) -> dict[str, float]:
-    """Seconds of each phase of an iteration, mean over iterations and seeds; phases that were not logged are left out."""
+    """Seconds of each phase of an iteration, mean over iterations and seeds, as far as logged."""
     means = {}
     for phase in PHASES:
         values = [row[name] for run in runs for row in run.rows.values() if (name := f"time/{phase}_s") in row]

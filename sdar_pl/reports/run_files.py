@@ -6,6 +6,7 @@ out: groups of runs and their figures (report_figures.py), the page (page.py).
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -200,6 +201,7 @@ def turn_of(turn: Any) -> PageTurn:
     )
 
 
+@functools.lru_cache(maxsize=4096)
 def safe(text: Any) -> str:
     """A text of others with its line breaks; control characters and directions of writing are escaped."""
     if not isinstance(text, str):
@@ -210,13 +212,10 @@ def safe(text: Any) -> str:
 
 def number(value: Any) -> float | None:
     """A finite number with three decimals, an integer where it is one (shorter in JSON); None for anything else."""
-    if value is None:
+    if value is None or not math.isfinite(value):
         return None
-    value = float(value)
-    if not math.isfinite(value):
-        return None
-    rounded = round(value, 3)
-    return int(rounded) if rounded == int(rounded) else rounded
+    rounded = round(float(value), 3)
+    return int(rounded) if rounded.is_integer() else rounded
 
 
 def count(histograms: Histograms, episode: PageEpisode) -> None:

@@ -64,3 +64,20 @@ def test_a_fit_and_its_resumption(
     assert f"tensorboard --logdir {tmp_path}" in out
     assert f"validate --config {tmp_path / 'config.yaml'} --ckpt_path {tmp_path / 'checkpoints' / 'best.ckpt'}" in out
     assert "interval of the difference (paired over tasks)" in out
+    assert f"report       {tmp_path / 'report.html'}" in out
+
+
+def test_a_report_that_would_take_long_is_left_to_its_command(
+    tmp_path: Path, make_policy: Callable[..., Any], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sdar_pl.callbacks.summary.MOST_FOR_REPORT", 100)
+    fit(tmp_path, make_policy(), 1)
+    assert not (tmp_path / "report.html").exists()
+    assert f"-m sdar_pl report {tmp_path}" in capsys.readouterr().out
+
+
+def test_a_report_that_fails_does_not_fail_the_run(tmp_path: Path, make_policy: Callable[..., Any]) -> None:
+    (tmp_path / "config.yaml").write_text("[broken")
+    with pytest.warns(UserWarning, match=r"no report\.html: "):
+        fit(tmp_path, make_policy(), 1)
+    assert (tmp_path / "summary.json").exists()

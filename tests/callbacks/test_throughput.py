@@ -21,3 +21,4 @@ def test_seconds_and_tokens(tmp_path: Path, make_policy: Callable[..., Any]) -> 
     assert float(line["rollout/prefilled_tokens"]) == 70
     assert (float(line["time/rollout_s"]), float(line["time/score_s"])) == (2.0, 0.5)
     assert 0 < float(line["time/update_s"]) < 5
+    assert 0.1 < float(line["memory/rollout_gib"]) <= float(line["memory/update_gib"]) < 100

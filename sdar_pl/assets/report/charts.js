@@ -17,7 +17,7 @@ function redraw() {
 /** A figure with a title, an SVG that `paint(svg, width)` fills, a line for read-outs, and its figures as a table. */
 function chartFigure(title, label, paint, heads, rows) {
   const svg = drawn("svg", { role: "img", "aria-label": label, height: HEIGHT });
-  const readout = element("p", { class: "readout", "aria-live": "polite" });
+  const readout = element("div", { class: "readout", "aria-live": "polite" });
   const numbers = element("details", {}, element("summary", {}, "as a table"));
   numbers.addEventListener("toggle", () => {
     if (numbers.open && numbers.children.length === 1) numbers.append(table(title, heads, rows()));
@@ -90,7 +90,7 @@ function lineChart(chart, groups) {
       const colour = series.group % 7, points = series.points;
       const edge = [...points.map((p) => [x(p[0]), y(p[3])]), ...points.map((p) => [x(p[0]), y(p[2])]).reverse()];
       svg.append(drawn("path", { class: `band fill${colour}`, d: `M${edge.join("L")}Z` }),
-        drawn("path", { class: `line stroke${colour}${series.dashed || series.group > 6 ? " dashed" : ""}`,
+        drawn("path", { class: `line stroke${colour}${series.dashed ? " dashed" : series.group > 6 ? " dotted" : ""}`,
           d: `M${points.map((p) => [x(p[0]), y(p[1])]).join("L")}` }));
       const shapes = points.length > 40 ? [] : points;
       svg.append(...shapes.map((p) => mark(series.group, x(p[0]), y(p[1]),
@@ -113,7 +113,8 @@ function lineChart(chart, groups) {
   const rows = () => steps.map((step) => [step, ...chart.series.map((series) =>
     cell(series, step) ? interval(cell(series, step).slice(1), chart.unit) : "–")]);
   const last = chart.series.map((series) => `${name(series)} ${figure(series.points.at(-1)[1], chart.unit)}`);
-  return chartFigure(chart.title, `${chart.title}. Last: ${last.join("; ")}`, paint, ["iteration", ...chart.series.map(name)], rows);
+  const title = chart.series.some((series) => series.dashed) ? `${chart.title}; dashed: the teacher's` : chart.title;
+  return chartFigure(title, `${title}. Last: ${last.join("; ")}`, paint, ["iteration", ...chart.series.map(name)], rows);
 }
 
 /** The distribution of a record over iterations: a cell's strength is the logarithm of its share of the tokens. */
@@ -134,7 +135,7 @@ function heatMap(histogram, groups) {
     steps.forEach((step, place) => shares[place].forEach((share, bin) => {
       if (!share) return;
       const side = Math.abs(bin - middle) < 0.6 && edges.length % 2 === 0 && bin === bins / 2 - 0.5 ? "middle" : bin > middle - 0.5 ? "up" : "down";
-      const strength = Math.max(0.06, 1 + Math.log10(share) / 4);
+      const strength = Math.max(0.06, 1 + Math.log10(share) / 3);
       svg.append(drawn("rect", { class: `cell-${side}`, x: MARGIN.left + place * wide, width: wide - 0.5, height: high - 0.5,
         y: HEIGHT - MARGIN.bottom - (bin + 1) * high, "fill-opacity": strength.toFixed(2) }));
     }));

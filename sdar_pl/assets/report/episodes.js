@@ -38,7 +38,7 @@ function episodeViewer(data) {
   const all = unpack(data), texts = data.tokens;
   const state = { shown: all, at: -1, by: all.some((one) => one.largest >= 0) ? "gap" : "logprob", turn: 0, token: 0 };
   const options = (values) => [...new Set(values)].map((value) => [String(value), value]);
-  const runName = (run) => data.runs[run].folder;
+  const runName = (run) => data.runs[run].name;
   const filters = {
     run: ["run", all.map((one) => one.run), runName], split: ["split", all.map((one) => one.split)],
     kind: ["kind", all.map((one) => one.kind).sort(), (kind) => kind.replaceAll("_", " ")],

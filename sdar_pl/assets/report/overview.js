@@ -2,7 +2,7 @@
 
 function overview(data) {
   const groups = data.groups;
-  const seeds = (group) => group.runs.map((run) => data.runs[run].seed ?? "?").join(", ");
+  const seeds = (group) => group.runs.map((run) => data.runs[run].seed).join(", ");
   const several = groups.some((group) => group.runs.length > 1);
   const section = (title, note, ...nodes) => nodes.length ? element("section", {}, element("h2", {}, title),
     note ? element("p", { class: "faint" }, note) : null, ...nodes) : null;
@@ -18,7 +18,7 @@ function overview(data) {
         group.tokens.toLocaleString("en")])),
     groups.length > 1 ? element("p", {}, ...groups.map((group, place) => element("span", { class: "key foreign" },
       drawn("svg", { viewBox: "0 0 34 12", "aria-hidden": "true" },
-        drawn("path", { class: `line stroke${place % 7}${place > 6 ? " dashed" : ""}`, d: "M0,6H34" }), mark(place, 17, 6, { class: `fill${place % 7}` })),
+        drawn("path", { class: `line stroke${place % 7}${place > 6 ? " dotted" : ""}`, d: "M0,6H34" }), mark(place, 17, 6, { class: `fill${place % 7}` })),
       group.name))) : null),
     section("Success", several ? "Bands: of success on the panel the 95 % interval, of other figures the lowest and highest seed." : null, ...grid(headed("Success"))),
     section("Success by kind of task", "Hollow: first panel. Filled: last panel, with its 95 % interval.", ...grid(data.kinds.map((row) => kindChart(row, groups)))),
@@ -27,8 +27,10 @@ function overview(data) {
     section("Policy", null, ...grid(headed("Policy"))),
     section("Time and memory", null, ...grid([...timeChart(data.phases, groups), ...headed("Time and memory")])),
     section("Settings that differ", null, data.settings.length ? table("Settings that differ",
-      ["setting", ...data.runs.map((run) => run.folder)], data.settings.map((row) => [row.key, ...row.values])) :
-      element("p", { class: "faint" }, data.runs.length > 1 ? "None: the runs have the same configuration." : "There is one run.")),
+      ["setting", ...groups.map((group) => group.name)], data.settings.map((row) => [row.key, ...row.values])) :
+      element("p", { class: "faint" }, data.runs.length > 1 ? "None but seed and place." : "There is one run.")),
+    section("Folders", null, element("ul", {}, ...data.runs.map((run) => element("li", { class: "foreign" },
+      run.name === run.folder ? run.name : `${run.name}: ${run.folder}`)))),
   ].filter(Boolean);
 }
 
