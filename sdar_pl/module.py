@@ -279,6 +279,8 @@ class SDARModule(L.LightningModule):
         for episode in episodes:
             self.evaluation_means.update("success", float(episode.success))
             self.evaluation_means.update("reward", episode.reward)
+            if episode.score is not None:
+                self.evaluation_means.update("score", episode.score)
             self.evaluation_means.update("turns", float(len(episode.turns)))
             self.evaluation_means.update(f"success/{metric_name(episode.task.kind)}", float(episode.success))
         return episodes

@@ -67,6 +67,7 @@ class Observation:
         reward: the reward of the action just taken.
         done: whether the session has ended.
         success: whether the task is fulfilled.
+        score: how well the task is fulfilled so far, from 0 to 1. None where the environment has no such measure.
 
     Example:
         Observation("You open the fridge 1.", admissible=("look", "go to shelf 1"))
@@ -77,6 +78,7 @@ class Observation:
     reward: float = 0.0
     done: bool = False
     success: bool = False
+    score: float | None = None
 
 
 @dataclass
@@ -154,6 +156,11 @@ class Episode:
     def success(self) -> bool:
         """Whether the last observation reports success."""
         return bool(self.turns) and self.turns[-1].observation.success
+
+    @property
+    def score(self) -> float | None:
+        """The score of the last observation; None where the environment has no such measure."""
+        return self.turns[-1].observation.score if self.turns else None
 
     @property
     def reward(self) -> float:

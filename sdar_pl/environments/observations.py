@@ -50,6 +50,7 @@ def plain(answer: Observation) -> Observation:
         reward=_number(_scalar(answer.reward)),
         done=_scalar(answer.done),
         success=_scalar(answer.success),
+        score=_number(_scalar(answer.score)),
     )
 
 
@@ -68,6 +69,8 @@ def problems(seen: Observation) -> Iterator[str]:
     for name in ("done", "success"):
         if not isinstance(getattr(seen, name), bool):
             yield f"Observation.{name} is {brief(getattr(seen, name))}; must be a bool"
+    if seen.score is not None and not (isinstance(seen.score, float) and 0 <= seen.score <= 1):
+        yield f"Observation.score is {brief(seen.score)}; must be a number from 0 to 1, or None"
     if seen.success is True and seen.done is False:
         yield "Observation.success without Observation.done"
 

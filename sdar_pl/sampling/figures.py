@@ -20,6 +20,8 @@ def figures(iteration: Iteration, refilled: bool) -> Iterator[tuple[str, float]]
     for episode in played:
         yield "train/success", float(episode.success)
         yield "train/reward", episode.reward
+        if episode.score is not None:
+            yield "train/score", episode.score
         yield "episode/turns", float(len(episode.turns))
         yield "rollout/overflow", float(episode.overflow)
         for turn in episode.turns:

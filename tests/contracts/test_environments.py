@@ -15,6 +15,7 @@ from sdar_pl.environments.contract import CHECKS, Subject, check
 from sdar_pl.environments.faults import Faulty
 from sdar_pl.environments.household import Household
 from sdar_pl.environments.search_qa import SearchQA
+from sdar_pl.environments.webshop import WebShop
 
 Make = Callable[[], Environment]
 ALFWORLD_SPLITS = ("valid_unseen", "valid_seen")
@@ -57,6 +58,13 @@ def test_alfworld(plain: bool) -> None:
     assert not report.unchecked
 
 
+def test_webshop() -> None:
+    """An action that WebShop does not understand leaves the page as it is, so it has no answer of its own."""
+    report = check(Subject(WebShop, ("train", "validation", "test"), episodes=4))
+    assert not report.violations
+    assert set(report.unchecked) == {"admissible"}
+
+
 @pytest.mark.slow
 def test_alfworld_official_engine() -> None:
     root = str(games())
@@ -81,7 +89,7 @@ def test_all_classes_are_checked_here() -> None:
         stack += (parent := stack.pop()).__subclasses__()
         if parent.__module__.startswith("sdar_pl.environments") and not parent.__abstractmethods__:
             classes.add(parent)
-    assert classes == {Household, AlfWorld, SearchQA, Faulty}
+    assert classes == {Household, AlfWorld, SearchQA, Faulty, WebShop}
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.check}: {broken.words}")

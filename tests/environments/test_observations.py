@@ -45,7 +45,7 @@ def test_what_passes_is_plain(answer: Observation) -> None:
     seen = received(answer)
     assert seen == Observation("x", ("go", "look"), 1.5, True, True)
     types = [type(seen), *(type(value) for value in vars(seen).values()), *map(type, seen.admissible)]
-    assert types == [Observation, str, tuple, float, bool, bool, str, str]
+    assert types == [Observation, str, tuple, float, bool, bool, type(None), str, str]
     assert json.loads(json.dumps(asdict(seen)))["reward"] == 1.5
 
 

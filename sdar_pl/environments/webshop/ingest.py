@@ -1,0 +1,89 @@
+"""From files to a complete store: streamed, resumable, once for all ranks of a machine."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from hashlib import blake2b
+from pathlib import Path
+
+from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+from sdar_pl.environments.webshop.products import elements
+from sdar_pl.environments.webshop.store import Elements, Store
+from sdar_pl.environments.webshop.synthetic import catalogue
+from sdar_pl.errors import UserError
+
+#: changes with the store's format
+_FORMAT = 1
+
+
+def embedded(number: int) -> Store:
+    """A store in memory of the first ``number`` products of the synthetic catalogue."""
+    store, made = Store(None), list(catalogue(number))
+    store.note("notes", [(0, entry.record["asin"], entry.note) for entry in made])
+    store.note("human", [])
+    store.add((0, "", entry.record) for entry in made)
+    store.finish()
+    return store
+
+
+def opened(products: Path, attributes: Path | None, human: Path | None, folder: Path | None) -> Store:
+    """The complete store of these files. The first call reads them, which may take minutes.
+
+    Args:
+        products: items_shuffle*.json.
+        attributes: items_ins*.json; None where there is none.
+        human: items_human_ins.json; None where there is none.
+        folder: of the store; None means a folder of ~/.cache/sdar_pl/webshop, by the files' paths, sizes and times.
+
+    Raises ``UserError`` for a missing or bad file, and for files without a good product.
+    """
+    files = [path for path in (products, attributes, human) if path is not None]
+    for path in files:
+        if not path.is_file():
+            raise UserError(f"data.environment.products: {path} does not exist; docs/webshop.md names the files")
+    folder = folder or _cache() / _fingerprint(files)
+    folder.mkdir(parents=True, exist_ok=True)
+    with _alone(folder):
+        store = Store(folder)
+        if not store.complete:
+            store.note("notes", elements(attributes) if attributes else [])
+            store.note("human", elements(human) if human else [])
+            offset = int(store.state("offset"))
+            store.add(_shown(elements(products, offset), products, offset))
+            if not store.rows("select 1 from products limit 1"):
+                raise UserError(f"data.environment.products: no good product in {products}; skipped: {store.skipped}")
+            store.finish()
+        store.open_index()
+    return store
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdar_pl" / "webshop"
+
+
+def _fingerprint(files: Iterable[Path]) -> str:
+    facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+    return blake2b(repr((_FORMAT, facts)).encode(), digest_size=8).hexdigest()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time: the others wait, and then find the store complete."""
+    with (folder / "lock").open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _shown(elements: Elements, path: Path, offset: int) -> Elements:
+    """The same elements, with a progress bar."""
+    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
+    with Progress(TextColumn("reading {task.description}"), *columns, transient=True) as progress:
+        task = progress.add_task(path.name, total=path.stat().st_size, completed=offset)
+        for number, element in enumerate(elements):
+            if number % 500 == 0:
+                progress.update(task, completed=element[0])
+            yield element
