@@ -58,8 +58,9 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
     import numpy as np
     import torch
 
-    from sdar_pl.batch import Row, collate, pack
+    from sdar_pl.batch import Row, collate
     from sdar_pl.engines import Request, Sampling, TransformersEngine
+    from sdar_pl.modeling.prefix_tree import pack
     from sdar_pl.objectives import GRPO, SDAR
     from sdar_pl.policy import LoRA, Policy
     from sdar_pl.scoring import set_teacher_logprobs
@@ -116,8 +117,8 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
 
     def update(rows: list[Row]) -> None:
         total = float(sum(len(row.positions) for row in rows))
-        for chunk in ([rows[i] for i in part] for part in pack(rows, args.micro_batch_tokens)):
-            batch = collate(chunk).to(device)
+        for part in pack([row.tokens for row in rows], args.micro_batch_tokens, policy.shares_prefixes):
+            batch = collate([rows[i] for i in part]).to(device)
             student, entropy, *_ = policy.logprobs(batch, entropy=True)
             batch.total_tokens, batch.total_rows = total, float(len(rows))
             objective(batch.loss_inputs(student, entropy=entropy, iteration=0)).loss.backward()

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
+from sdar_pl.modeling.prefix_tree import pack
 from sdar_pl.objectives.inputs import LossInputs
 from sdar_pl.runtime.ranks import all_gather, all_sum, world
 from sdar_pl.types import Episode
@@ -257,21 +258,15 @@ def blank_row(like: Row | None) -> Row:
 # ---------------------------------------------------------------------- micro-batches
 
 
-def pack(rows: Sequence[Row], budget: int) -> list[list[int]]:
-    """Indices of the rows of each micro-batch: at most ``budget`` padded tokens (a longer row goes alone), longest
-    rows first."""
-    lengths = [len(row.tokens) for row in rows]
-    bins: list[list[int]] = []
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        if bins and lengths[bins[-1][0]] * (len(bins[-1]) + 1) <= budget:
-            bins[-1].append(i)
-        else:
-            bins.append([i])
-    return bins
-
-
 def micro_batches(
-    rows: Sequence[Row], *, step_of: Mapping[int, int], steps: int, budget: int, pad: int, with_teacher: bool
+    rows: Sequence[Row],
+    *,
+    step_of: Mapping[int, int],
+    steps: int,
+    budget: int,
+    pad: int,
+    with_teacher: bool,
+    shared: bool,
 ) -> tuple[list[Batch], int]:
     """This rank's micro-batches, and how many of them make an optimizer step (at least 1, equal on all ranks).
 
@@ -281,12 +276,16 @@ def micro_batches(
         rows: the iteration's rows on this rank.
         step_of: number of the optimizer step of each group.
         steps: optimizer steps of the iteration.
-        budget: padded tokens of a micro-batch.
+        budget: tokens of a micro-batch (``pack``).
         pad: the tokenizer's pad token.
         with_teacher: give each micro-batch its ``teacher_batch``.
+        shared: the policy reads a prefix that rows share once (``Policy.shares_prefixes``).
     """
     rows_of_step = [[row for row in rows if step_of[row.group] == step] for step in range(steps)]
-    parts = [[[chosen[i] for i in chunk] for chunk in pack(chosen, budget)] for chosen in rows_of_step]
+    parts = [
+        [[chosen[i] for i in chunk] for chunk in pack([row.tokens for row in chosen], budget, shared)]
+        for chosen in rows_of_step
+    ]
     accumulate = max(1, *all_gather(max(map(len, parts))))
     tokens = all_sum([float(sum(len(row.positions) for row in chosen)) for chosen in rows_of_step])
     counts = all_sum([float(len(chosen)) for chosen in rows_of_step])

@@ -62,7 +62,7 @@ class RolloutDataModule(L.LightningDataModule):
         max_refills: drop groups whose rewards are all equal and roll out others in their place, at most this many times
             (DAPO's dynamic sampling; 0: train on every group). Distillation on dropped groups is dropped as well.
         steps_per_iteration: optimizer steps an iteration.
-        micro_batch_tokens: padded tokens of one forward and backward pass.
+        micro_batch_tokens: tokens of one forward and backward pass; of a prefix that its rows share, once.
         train_split: name of the environment's split to train on.
         validation_split: name of the split that validation plays.
         test_split: name of the split that ``test`` and ``predict`` play.
@@ -193,6 +193,7 @@ class RolloutDataModule(L.LightningDataModule):
             budget=self.micro_batch_tokens,
             pad=self.policy.tokenizer.pad_token_id or 0,
             with_teacher=self.objective.needs_teacher and self.teacher_refresh == "step",
+            shared=self.policy.shares_prefixes,
         )
         refuse_empty(batches, dropped)
         return batches, accumulate

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from sdar_pl.batch import Batch
 from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
+from sdar_pl.modeling import prefix_tree
 from sdar_pl.modeling.adapters import LoRA, adapt
 from sdar_pl.modeling.fingerprint import fingerprint
 from sdar_pl.modeling.logprobs import LogProbs, token_logprobs
@@ -50,7 +51,8 @@ class Policy(nn.Module):
         dtype: dtype of the base weights (a true ``trainer.precision`` takes its place); adapters are float32.
         quantization: null, "nf4" or "int8" for the frozen base.
         gradient_checkpointing: trade time for memory in the decoder layers.
-        attention: the transformers attention implementation.
+        attention: the transformers attention implementation; "prefix_tree" is sdpa that reads a prefix shared by several
+            rows once, where the model can (modeling/prefix_tree.py).
         gguf_file: read the weights from this GGUF file in the model folder.
         random_weights: build from the configuration, without weights.
         logits_chunk: number of tokens whose logits exist at one time, at least 1.
@@ -63,7 +65,7 @@ class Policy(nn.Module):
         dtype: Literal["float32", "bfloat16"] = "float32",
         quantization: Literal["nf4", "int8"] | None = None,
         gradient_checkpointing: bool = False,
-        attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa",
+        attention: Literal["prefix_tree", "sdpa", "eager", "flash_attention_2"] = "prefix_tree",
         gguf_file: str | None = None,
         random_weights: bool = False,
         logits_chunk: int = 512,
@@ -87,6 +89,7 @@ class Policy(nn.Module):
             raise UserError(f"model.policy.model: {model!r} has no chat template; use an instruct model")
         self.net: Any = None
         self.fingerprint = ""  # of the base weights; set by ``build``
+        self.shares_prefixes = False  # whether rows are read as a prefix tree; set by ``build``
 
     # ------------------------------------------------------------------ building
 
@@ -97,6 +100,7 @@ class Policy(nn.Module):
         net = self._load()
         refuse_scaled_logits(net.config)
         net.config.use_cache = False
+        self.shares_prefixes = self.attention == prefix_tree.NAME and prefix_tree.enable(net)
         self.fingerprint = fingerprint(net, self.source)
         if self.lora is not None:
             net = adapt(net, self.lora)
@@ -129,7 +133,8 @@ class Policy(nn.Module):
         from transformers import AutoConfig, AutoModelForCausalLM
 
         path, gguf = self.source.located(), gguf_option(self.source.gguf_file)
-        options: dict[str, Any] = {"dtype": self.base_dtype, "attn_implementation": self.attention}
+        attention = "sdpa" if self.attention == prefix_tree.NAME else self.attention
+        options: dict[str, Any] = {"dtype": self.base_dtype, "attn_implementation": attention}
         if self.quantization:
             options["quantization_config"] = quantization_config(self.quantization, self.base_dtype)
         missing: set[str] = set()
@@ -253,16 +258,13 @@ class Policy(nn.Module):
         ``top`` for [B, R, k + 1]: of the tokens [B, R, k] that it names, or of the ``top`` likeliest (LogProbs.top).
         """
         self.check_length(batch.tokens.shape[1])
-        hidden, _ = self.hidden(input_ids=batch.tokens, attention_mask=batch.attention, use_cache=False)
-        # The logits that predict token p stand at position p − 1.
-        where = (batch.positions - 1).clamp(min=0)
-        rows = torch.arange(len(where), device=where.device)[:, None].expand_as(where)
+        states, places = self._states(batch)
         keep = batch.mask.bool()
-        targets = batch.tokens[rows, batch.positions]
+        # The logits that predict token p stand at position p − 1.
         found = token_logprobs(
-            hidden[rows[keep], where[keep]],
+            states[places.gather(1, (batch.positions - 1).clamp(min=0))[keep]],
             self.causal_lm.get_output_embeddings(),
-            targets[keep],
+            batch.tokens.gather(1, batch.positions)[keep],
             temperature=temperature,
             entropy=entropy,
             top=top[keep] if isinstance(top, Tensor) else top,
@@ -278,3 +280,13 @@ class Policy(nn.Module):
         values, *more = (padded(part) for part in found)
         assert values is not None
         return LogProbs(values, *more)
+
+    def _states(self, batch: Batch) -> tuple[Tensor, Tensor]:
+        """Last hidden states [N, D] of all distinct (prefix, token), and where each token of the batch is: [B, L]."""
+        if not self.shares_prefixes:
+            hidden, _ = self.hidden(input_ids=batch.tokens, attention_mask=batch.attention, use_cache=False)
+            return hidden.flatten(0, 1), torch.arange(batch.tokens.numel(), device=hidden.device).view_as(batch.tokens)
+        rows = [row[:n] for row, n in zip(batch.tokens.tolist(), batch.attention.sum(1).tolist(), strict=True)]
+        tree = prefix_tree.PrefixTree.of(rows)
+        hidden, _ = self.hidden(**tree.inputs(batch.tokens.device), use_cache=False)
+        return hidden[0], tree.positions(batch.tokens)

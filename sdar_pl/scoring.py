@@ -13,9 +13,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from sdar_pl.batch import Row, collate, pack
+from sdar_pl.batch import Row, collate
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.logprobs import LogProbs
+from sdar_pl.modeling.prefix_tree import pack
 from sdar_pl.objectives import Advantage, Objective
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.finite import blame
@@ -53,7 +54,7 @@ def score(
         with_old: compute old log-probs. An iteration of one optimizer step needs none: they are the detached
             student's.
         temperature: temperature of the rollout.
-        budget: padded tokens of one forward pass.
+        budget: tokens of one forward pass (``pack``).
         iteration: number of the iteration, for schedules.
     """
     set_advantages(rows, episodes, advantage)
@@ -168,7 +169,7 @@ def _forward(
     """
     results: dict[int, LogProbs] = {}
     with policy.evaluating():
-        for chunk in pack(rows, budget):
+        for chunk in pack([row.tokens for row in rows], budget, policy.shares_prefixes):
             batch = collate([rows[i] for i in chunk]).to(policy.device)
             values, _, top, top_tokens = policy.logprobs(batch, temperature=temperature, top=top_k or None)
             values = values.cpu()

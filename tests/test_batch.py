@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.builders import an_episode
 
-from sdar_pl.batch import PER_TOKEN, Row, blank_row, collate, micro_batches, pack, rows_of, uncollate
+from sdar_pl.batch import PER_TOKEN, Row, blank_row, collate, micro_batches, rows_of, uncollate
 
 
 def test_a_conversation_is_one_row() -> None:
@@ -130,7 +130,7 @@ def test_a_batch_moves_whole() -> None:
 def test_pack(budget: int) -> None:
     rng = random.Random(budget)
     rows = [Row(n, 0, [0] * rng.randint(1, 60), [], [], []) for n in range(50)]
-    bins = [[rows[i] for i in chunk] for chunk in pack(rows, budget)]
+    bins = [[rows[i] for i in chunk] for chunk in pack([row.tokens for row in rows], budget, shared=False)]
     assert sorted(row.episode for part in bins for row in part) == list(range(50)), "every row once"
     for part in bins:
         padded = len(part) * max(len(row.tokens) for row in part)
@@ -139,7 +139,7 @@ def test_pack(budget: int) -> None:
     for part, following in pairwise(bins):
         assert len(part[0].tokens) * (len(part) + 1) > budget
         assert len(part[0].tokens) >= len(following[0].tokens)
-    assert pack([], 100) == []
+    assert pack([], 100, shared=False) == []
 
 
 def test_loss_inputs_are_the_batch_s() -> None:
@@ -173,7 +173,7 @@ def test_micro_batches(with_teacher: bool) -> None:
         row.group = 4
     rows.pop()  # the second group has two rows: of one and of two response tokens
     batches, accumulate = micro_batches(
-        rows, step_of={3: 1, 4: 0}, steps=2, budget=10, pad=9, with_teacher=with_teacher
+        rows, step_of={3: 1, 4: 0}, steps=2, budget=10, pad=9, with_teacher=with_teacher, shared=False
     )
     assert (accumulate, len(batches)) == (2, 4)
     assert [batch.total_rows for batch in batches] == [2, 2, 3, 3]
@@ -186,4 +186,4 @@ def test_micro_batches(with_teacher: bool) -> None:
     for batch in batches:
         assert (batch.teacher_batch is not None) is with_teacher
         assert batch.teacher_batch is None or batch.teacher_batch.mask.shape == batch.mask.shape
-    assert micro_batches([], step_of={}, steps=2, budget=10, pad=0, with_teacher=False)[1] == 1
+    assert micro_batches([], step_of={}, steps=2, budget=10, pad=0, with_teacher=False, shared=False)[1] == 1

@@ -67,7 +67,7 @@ def test_the_walk(history: str, make_policy: Callable[..., Policy]) -> None:
             iteration=0,
         )
     assert row.teacher_logprobs is not None
-    (batch,), _ = micro_batches(rows, step_of={0: 0}, steps=1, budget=10_000, pad=0, with_teacher=False)
+    (batch,), _ = micro_batches(rows, step_of={0: 0}, steps=1, budget=10_000, pad=0, with_teacher=False, shared=False)
     b = next(b for b in range(len(rows)) if batch.tokens[b, : len(row.tokens)].tolist() == row.tokens)
     assert batch.tokens[b, batch.positions[b, j]] == token
     student = policy.logprobs(batch).values

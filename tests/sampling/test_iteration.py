@@ -10,7 +10,7 @@ import pytest
 import torch
 from helpers.builders import an_episode
 
-from sdar_pl.batch import Row, collate, pack, rows_of, uncollate
+from sdar_pl.batch import Row, collate, rows_of, uncollate
 from sdar_pl.sampling.iteration import Iteration, restore
 from sdar_pl.types import Episode
 
@@ -64,7 +64,7 @@ def test_rollouts_are_dealt_to_any_number_of_ranks(history: str, world: int, lat
     parts = []
     for rank in range(2):
         played, made = share(rank, 2)
-        chunks = [[made[i] for i in chunk] for chunk in pack(made, 40)]
+        chunks = [[made[i] for i in chunk] for chunk in pack([row.tokens for row in made], 40, shared=False)]
         batches = [collate(chunk) for chunk in chunks]
         for batch, chunk in zip(batches, chunks, strict=True):
             batch.teacher_batch = collate([row.as_teacher() for row in chunk]) if later else None
