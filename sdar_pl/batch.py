@@ -282,10 +282,8 @@ def micro_batches(
         shared: the policy reads a prefix that rows share once (``Policy.shares_prefixes``).
     """
     rows_of_step = [[row for row in rows if step_of[row.group] == step] for step in range(steps)]
-    parts = [
-        [[chosen[i] for i in chunk] for chunk in pack([row.tokens for row in chosen], budget, shared)]
-        for chosen in rows_of_step
-    ]
+    packed = [pack([row.tokens for row in chosen], budget, shared) for chosen in rows_of_step]
+    parts = [[[chosen[i] for i in chunk] for chunk in bins] for bins, chosen in zip(packed, rows_of_step, strict=True)]
     accumulate = max(1, *all_gather(max(map(len, parts))))
     tokens = all_sum([float(sum(len(row.positions) for row in chosen)) for chosen in rows_of_step])
     counts = all_sum([float(len(chosen)) for chosen in rows_of_step])

@@ -51,7 +51,7 @@ class Policy(nn.Module):
         dtype: dtype of the base weights (a true ``trainer.precision`` takes its place); adapters are float32.
         quantization: null, "nf4" or "int8" for the frozen base.
         gradient_checkpointing: trade time for memory in the decoder layers.
-        attention: the transformers attention implementation; "prefix_tree" is sdpa that reads a prefix shared by several
+        attention: the transformers attention implementation; "prefix_tree" is sdpa that reads a prefix of several
             rows once, where the model can (modeling/prefix_tree.py).
         gguf_file: read the weights from this GGUF file in the model folder.
         random_weights: build from the configuration, without weights.

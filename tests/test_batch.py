@@ -11,6 +11,7 @@ import torch
 from helpers.builders import an_episode
 
 from sdar_pl.batch import PER_TOKEN, Row, blank_row, collate, micro_batches, rows_of, uncollate
+from sdar_pl.modeling.prefix_tree import pack
 
 
 def test_a_conversation_is_one_row() -> None:

@@ -3,8 +3,8 @@
 The rows of a group begin with the same prompt, teachers of one task kind read the same skills. A *prefix tree* holds
 every distinct (prefix, token) once, in segments; the forward pass reads the segments one behind the other as a single
 row. A token attends to its own segment up to itself, and to the segments above it: exactly the tokens that stand before
-it in each of its rows. So hidden states are those of the padded rows, and the gradient of a shared token is the sum over
-its rows, to rounding.
+it in each of its rows. So hidden states are those of the padded rows, and the gradient of a shared token is the sum
+over its rows, to rounding.
 
 ``attend`` is an attention function of transformers (``attn_implementation="prefix_tree"``): sdpa, unless the forward
 pass brings a tree.
@@ -111,7 +111,7 @@ def pack(rows: Sequence[Sequence[int]], budget: int, shared: bool) -> list[list[
     ``shared``: rows are read as a prefix tree. A shared prefix counts once; in lexicographic order the rows that share
     one are neighbours. Otherwise padding counts, and the longest rows come first.
     """
-    order = sorted(range(len(rows)), key=rows.__getitem__ if shared else lambda i: -len(rows[i]))
+    order = sorted(range(len(rows)), key=lambda i: list(rows[i]) if shared else [-len(rows[i])])
     bins: list[list[int]] = []
     size = 0
     for i in order:
@@ -146,11 +146,11 @@ def attend(
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if tree is None:
-        return sdpa_attention_forward(
-            module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **options
-        )
+        options |= {"dropout": dropout, "scaling": scaling}
+        found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return found
     # Split once: the gradient of a slice would be as long as the whole sequence, for every segment.
-    queries, keys, values = (whole.split(tree.lengths, 2) for whole in (query, key, value))
+    queries, keys, values = (torch.split(whole, tree.lengths, 2) for whole in (query, key, value))
     parts = [
         torch.nn.functional.scaled_dot_product_attention(
             queries[number],

@@ -136,9 +136,8 @@ def test_a_model_with_sliding_windows_reads_padded_rows(tmp_path: object) -> Non
 
     sizes = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 2}
     heads = {"num_attention_heads": 2, "num_key_value_heads": 1}
-    sliding = Qwen2ForCausalLM(
-        Qwen2Config(**sizes, **heads, use_sliding_window=True, sliding_window=8, max_window_layers=1)
-    )
+    window = {"use_sliding_window": True, "sliding_window": 8, "max_window_layers": 1}
+    sliding = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads, **window))
     whole = Qwen2ForCausalLM(Qwen2Config(**sizes, **heads))
     assert not enable(sliding)
     assert enable(whole)

@@ -11,6 +11,7 @@ import torch
 from helpers.builders import an_episode
 
 from sdar_pl.batch import Row, collate, rows_of, uncollate
+from sdar_pl.modeling.prefix_tree import pack
 from sdar_pl.sampling.iteration import Iteration, restore
 from sdar_pl.types import Episode
 
