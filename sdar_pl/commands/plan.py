@@ -157,6 +157,7 @@ def skeleton(config: Any) -> Skeleton:
         LoRA(**vars(policy.lora)) if policy.lora else None,
         policy.quantization,
         base_dtype(config),
+        policy.attention,
         partial(torch.autocast, "cpu", torch.bfloat16) if mixed else contextlib.nullcontext,
     )
 

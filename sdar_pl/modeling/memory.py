@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from sdar_pl.modeling.logprobs import token_logprobs
+from sdar_pl.modeling.prefix_tree import NAME, PrefixTree
 
 #: NF4: bytes of the tables that each layer carries (16 and 256 float32 values, one offset)
 NF4_TABLES = 4 * (16 + 256 + 1)
@@ -172,10 +173,13 @@ def update_bytes(
             if checkpointing:
                 model.gradient_checkpointing_enable({"use_reentrant": False})
                 model.enable_input_require_grads()
-            tokens = torch.zeros(rows, length, dtype=torch.long)
-            attention = torch.ones_like(tokens)
             decoder, head = causal_lm(model).get_decoder(), causal_lm(model).get_output_embeddings()
-            hidden = decoder(input_ids=tokens, attention_mask=attention, use_cache=False).last_hidden_state
+            if decoder.config._attn_implementation == NAME:
+                inputs = PrefixTree.of([[row] * length for row in range(rows)]).inputs(torch.device("cpu"))
+            else:
+                tokens = torch.zeros(rows, length, dtype=torch.long)
+                inputs = {"input_ids": tokens, "attention_mask": torch.ones_like(tokens)}
+            hidden = decoder(**inputs, use_cache=False).last_hidden_state
             saved, highest, meter.peak = meter.now, meter.peak, meter.now
             states = hidden.detach().flatten(0, 1).requires_grad_()
             targets = torch.zeros(responses, dtype=torch.long)

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from sdar_pl.errors import UserError
+from sdar_pl.modeling import prefix_tree
 from sdar_pl.modeling.adapters import LoRA, adapt
 from sdar_pl.modeling.architectures import read_config
 from sdar_pl.modeling.memory import Int8StandIn, causal_lm, decoder_layers, quantised, weight_bytes
@@ -68,6 +69,7 @@ def build_skeleton(
     lora: LoRA | None,
     quantization: str | None,
     dtype: torch.dtype,
+    attention: str,
     precision: Callable[[], Any] = contextlib.nullcontext,
 ) -> Skeleton:
     """The skeleton of a Policy.
@@ -80,6 +82,8 @@ def build_skeleton(
     with torch.device("meta"):
         try:
             net = AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
+            if attention == prefix_tree.NAME:
+                prefix_tree.enable(net)
         except ValueError as error:
             raise UserError(
                 f"model.policy.model: {source.name!r} is not a causal language model ({error}); name one that is"
