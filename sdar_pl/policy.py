@@ -65,7 +65,7 @@ class Policy(nn.Module):
         dtype: Literal["float32", "bfloat16"] = "float32",
         quantization: Literal["nf4", "int8"] | None = None,
         gradient_checkpointing: bool = False,
-        attention: Literal["prefix_tree", "sdpa", "eager", "flash_attention_2"] = "prefix_tree",
+        attention: Literal["sdpa", "prefix_tree", "eager", "flash_attention_2"] = "sdpa",
         gguf_file: str | None = None,
         random_weights: bool = False,
         logits_chunk: int = 512,

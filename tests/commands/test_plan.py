@@ -74,7 +74,9 @@ def tensor_bytes(policy: Policy) -> tuple[int, int]:
 def test_weights_and_adapters_to_the_byte(
     planned: Callable[..., dict[str, Any]], models: dict[str, Path], family: str, kind: str | None, dtype: str
 ) -> None:
-    settings = {"dtype": dtype, **({"quantization": kind} if kind else {})}
+    attention = "prefix_tree" if kind == "tree" else "sdpa"
+    quantization = {} if kind in (None, "tree") else {"quantization": kind}
+    settings = {"dtype": dtype, "attention": attention, **quantization}
     plan = planned("quickstart.yaml", **options(models[family], **settings))
     policy = Policy(str(models[family]), LoRA(), **settings)  # type: ignore[arg-type]
     policy.build()
@@ -120,6 +122,7 @@ SLOW = pytest.mark.slow
 UPDATES = [
     pytest.param(None, "float32", False),
     pytest.param("nf4", "float32", True),
+    pytest.param("tree", "float32", False),
     pytest.param(None, "float32", True, marks=SLOW),
     pytest.param(None, "bfloat16", False, marks=SLOW),
     pytest.param(None, "bfloat16", True, marks=SLOW),

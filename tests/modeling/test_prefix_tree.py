@@ -144,7 +144,7 @@ def test_a_model_with_sliding_windows_reads_padded_rows(tmp_path: object) -> Non
 
 
 def test_order_of_rows_does_not_matter(folder: str) -> None:
-    policy = Policy(folder)
+    policy = Policy(folder, attention="prefix_tree")
     policy.build()
     rows: Sequence[Row] = some_rows(1)
     with policy.evaluating():
