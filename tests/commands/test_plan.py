@@ -136,7 +136,8 @@ UPDATES = [
 def test_an_update_within_15_percent(
     planned: Callable[..., dict[str, Any]], small: Path, kind: str | None, dtype: str, checkpointing: bool
 ) -> None:
-    settings = {"dtype": dtype, **({"quantization": kind} if kind else {})}
+    chosen = {"attention": "prefix_tree"} if kind == "tree" else {"quantization": kind} if kind else {}
+    settings = {"dtype": dtype, **chosen}
     words = {**settings, "gradient_checkpointing": str(checkpointing).lower()}
     plan = planned("quickstart.yaml", **options(small, **words))
     policy = Policy(str(small), LoRA(), gradient_checkpointing=checkpointing, **settings)  # type: ignore[arg-type]
