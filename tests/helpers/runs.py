@@ -15,7 +15,7 @@ from helpers import CONFIGS, ROOT
 from sdar_pl.cli import main
 from sdar_pl.runtime.processes import RUN_FOLDER
 
-CLOCK = ("time/", "rollout/tokens_per_s")
+CLOCK = ("time/", "memory/", "rollout/tokens_per_s")
 SMALL = [
     *["--trainer.max_epochs", "2", "--trainer.check_val_every_n_epoch", "1"],
     *["--data.tasks_per_iteration", "4", "--data.group_size", "2", "--data.steps_per_iteration", "2"],
@@ -73,7 +73,7 @@ def fit(folder: Path, name: str, *arguments: str, status: int = 0, subcommand: s
 
 
 def metrics(run: Path) -> list[dict[str, float]]:
-    """Rows of metrics.csv without what a clock says."""
+    """Rows of metrics.csv without what clock and memory show."""
     with (run / "metrics.csv").open() as file:
         return [{k: float(v) for k, v in row.items() if v and not k.startswith(CLOCK)} for row in csv.DictReader(file)]
 
