@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from sdar_pl.callbacks.answer_scores import AnswerScores
 from sdar_pl.callbacks.checkpoints import Checkpoints
 from sdar_pl.callbacks.episode_log import EpisodeLog
 from sdar_pl.callbacks.evaluation_table import EvaluationTable
@@ -18,6 +19,7 @@ from sdar_pl.callbacks.watchdog import Watchdog
 
 __all__ = [
     "DEFAULT",
+    "AnswerScores",
     "Checkpoints",
     "EpisodeLog",
     "EvaluationTable",

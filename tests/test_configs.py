@@ -34,7 +34,7 @@ def below(path: Path) -> str:
 
 def test_every_folder_holds_recipes_or_parts() -> None:
     assert set(PARTS) == set(PART_FOLDERS)
-    assert {file.parent.name for file in RECIPES} == {"configs", "household", "alfworld"}
+    assert {file.parent.name for file in RECIPES} == {"configs", "household", "alfworld", "search_qa"}
     assert not [path for path in CONFIGS.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".md")]
 
 
@@ -134,6 +134,21 @@ def test_the_paper_s_alfworld_recipe(parts: tuple[str, ...], model: str, tokens:
     if "objectives/grpo.yaml" not in parts:
         wanted |= {"coefficient": 0.01, "beta": 5.0}
     assert {key: objective["init_args"].get(key) for key in wanted} == wanted
+
+
+def test_the_paper_s_search_qa_recipe() -> None:
+    config = parsed("search_qa/sdar.yaml")
+    data, prompter = config["data"], config["data"]["prompter"]["init_args"]
+    assert (data["tasks_per_iteration"], data["group_size"], data["panel_tasks"]) == (128, 8, 512)
+    assert (data["play"]["max_turns"], data["play"]["invalid_penalty"]) == (4, 0.01)
+    assert (prompter["history"], prompter["window"], prompter["max_prompt_tokens"]) == ("windowed", 4, 4096)
+    assert (data["sampling"]["temperature"], data["sampling"]["max_new_tokens"]) == (1.0, 512)
+    assert data["evaluation"]["temperature"] == 0.0
+    assert data["environment"]["init_args"]["success_reward"] == 10.0
+    objective = config["model"]["objective"]["init_args"]
+    assert (objective["coefficient"], objective["beta"], objective["reference_coefficient"]) == (0.01, 5.0, 0.001)
+    steps = config["trainer"]["max_epochs"] * data["steps_per_iteration"]
+    assert config["model"]["scheduler"]["init_args"]["total_iters"] == steps // 10
 
 
 def test_init_args_of_another_class_stay_where_both_classes_have_them() -> None:

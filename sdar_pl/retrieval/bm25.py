@@ -24,7 +24,8 @@ from sdar_pl.retrieval.base import Passage, PassageRetriever
 from sdar_pl.retrieval.corpus import Corpus, scan
 from sdar_pl.retrieval.words import words
 
-FACTS = "corpus.json"  # in an index folder: what it is an index of
+#: in an index folder: what it is an index of; the byte position of every line, as int64
+FACTS, OFFSETS = "corpus.json", "offsets.bin"
 
 
 class Passages(Protocol):
@@ -55,7 +56,7 @@ class BM25(PassageRetriever):
         with _locked(folder.with_name(folder.name + ".lock")):
             if not _is_of(folder, path):
                 _build(path, folder)
-        self._passages: Passages = Corpus(path, np.load(folder / "offsets.npy", mmap_mode="r"))
+        self._passages: Passages = Corpus(path, np.memmap(folder / OFFSETS, dtype=np.int64, mode="r"))
         self._set(_bm25s().BM25.load(folder, mmap=True, show_progress=False))
 
     @classmethod
@@ -144,7 +145,7 @@ def _build(corpus: Path, folder: Path) -> None:
         offsets = scan(corpus, ids.add, progress)
         index = _indexed(ids)
     index.save(partial, show_progress=False)
-    np.save(partial / "offsets.npy", offsets)
+    offsets.tofile(partial / OFFSETS)
     (partial / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)

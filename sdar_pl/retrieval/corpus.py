@@ -67,7 +67,7 @@ def parse(line: bytes, place: str) -> Passage:
     """A line → its passage. Raises ``UserError`` that begins with ``place``."""
     try:
         row = json.loads(line)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{place}: not JSON ({error}); {FORM}") from None
     if not isinstance(row, dict) or "id" not in row:
         raise UserError(f"{place}: no id; {FORM}")

@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
-from starlette.concurrency import run_in_threadpool
+from fastapi.concurrency import run_in_threadpool
 
 from sdar_pl.retrieval.base import PassageRetriever
 from sdar_pl.retrieval.protocol import entry

@@ -6,21 +6,25 @@ import json
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 import pytest
+from helpers.scripted import scripted
 
+from sdar_pl.callbacks import AnswerScores
 from sdar_pl.environments.search_qa import SearchQA
 from sdar_pl.environments.search_qa.expert import Expert, Novice
 from sdar_pl.environments.search_qa.fiction import SPLITS, encyclopaedia
 from sdar_pl.environments.search_qa.fiction.facts import RELATIONS
+from sdar_pl.environments.search_qa.panel import averages, scores
 from sdar_pl.environments.search_qa.questions import KINDS, compares, kind_of
 from sdar_pl.environments.search_qa.session import SearchSession
 from sdar_pl.errors import UserError
 from sdar_pl.retrieval.base import Passage, PassageRetriever
-from sdar_pl.types import Task
+from sdar_pl.types import Episode, Observation, Task, Turn
 
 
 class Injected(PassageRetriever):
@@ -257,3 +261,47 @@ def test_an_explicit_field_comes_first() -> None:
 def test_bad_keys(keys: dict[str, Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
         SearchQA(**keys)
+
+
+# ---------------------------------------------------------------------- scores of a panel
+
+
+def answered(source: str, action: str, failed: str = "") -> Episode:
+    task = Task(f"{source}/{action}", "compare", "which?", {"answers": ["Oslo"], "source": source})
+    turn = Turn([], [], [], "<answer>Oslo</answer>", action, True, Observation("<answer>Oslo</answer>"))
+    return Episode(task, 0, 0, Observation("which?"), [turn], failed=failed)
+
+
+def test_scores_of_a_panel() -> None:
+    """Only the action counts; a dataset of one question weighs as much as one of three in the macro average."""
+    episodes = [
+        answered("nq", "<answer>Oslo</answer>"),
+        answered("nq", "<answer>in Oslo</answer>"),
+        answered("nq", "<search>Oslo</search>"),
+        answered("popqa", "<answer>Oslo</answer>", failed="gone"),
+    ]
+    assert [scores(one)["exact_match"] for one in episodes] == [1.0, 0.0, 0.0, 0.0]
+    assert [scores(one)["substring_match"] for one in episodes] == [1.0, 1.0, 0.0, 0.0]
+    assert scores(episodes[1])["f1"] == pytest.approx(2 / 3)
+    means = averages({one.task.id: (one.task.data["source"], scores(one)["exact_match"]) for one in episodes})
+    assert means == {"nq": pytest.approx(1 / 3), "popqa": 0.0, "micro": 0.25, "macro": pytest.approx(1 / 6)}
+
+
+def test_the_callback_writes_them(tmp_path: Path, make_policy: Any) -> None:
+    def panel_of(number: int, task: str, teacher: bool) -> Episode:
+        played = answered("nq" if int(task) < 3 else "popqa", "<answer>Oslo</answer>" if task != "1" else "")
+        return replace(played, task=replace(played.task, id=task))
+
+    trainer, module, data = scripted(
+        tmp_path, make_policy(), [AnswerScores()], panel_of=panel_of, panel_tasks=4, logger=False
+    )
+    trainer.test(module, data, verbose=False)
+    report = json.loads((tmp_path / "answers.json").read_text())
+    assert report["exact_match"] == {
+        "nq": pytest.approx(2 / 3),
+        "popqa": 1.0,
+        "micro": 0.75,
+        "macro": pytest.approx(5 / 6),
+    }
+    assert report["n"] == {"nq": 3, "popqa": 1}
+    assert set(report) == {"exact_match", "f1", "substring_match", "n"}

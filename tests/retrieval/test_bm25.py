@@ -71,9 +71,9 @@ def test_index_on_disk(tmp_path: Path) -> None:
         assert [passage.score for passage in one] == pytest.approx([passage.score for passage in other])
     assert index.retrieve([passages[150].title], 1)[0][0].title == passages[150].title
     folder = tmp_path / "corpus.jsonl.bm25"
-    built = (folder / "offsets.npy").stat().st_mtime_ns
+    built = (folder / "offsets.bin").stat().st_mtime_ns
     BM25(str(path))
-    assert (folder / "offsets.npy").stat().st_mtime_ns == built
+    assert (folder / "offsets.bin").stat().st_mtime_ns == built
     with path.open("a", encoding="utf-8") as file:
         file.write('\n{"id": "new", "title": "New", "text": "zebra"}')
     os.utime(path, ns=(1, 1))

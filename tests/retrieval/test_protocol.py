@@ -12,13 +12,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
+from helpers.models import make_tokenizer
 from helpers.servers import Peer, found, reference, served_by, serving
 
+from sdar_pl.engines.base import Completion, Engine, Request, Sampling
 from sdar_pl.environments.search_qa import SearchQA
 from sdar_pl.errors import UserError
+from sdar_pl.prompts import Prompter
 from sdar_pl.retrieval.base import Passage, PassageRetriever
 from sdar_pl.retrieval.bm25 import BM25
 from sdar_pl.retrieval.http import HttpRetriever
+from sdar_pl.rollout import PlayRules, play
+from sdar_pl.sampling.slots import EpisodeSlot
 
 BOOK = [
     Passage("1", "Varnholm", "Varnholm lies on the river Brenna."),
@@ -225,3 +230,32 @@ def test_a_session_passes_an_outage_on() -> None:
 def test_bad_keys(keys: dict[str, Any], error: str) -> None:
     with pytest.raises(UserError, match=error):
         HttpRetriever(**keys)
+
+
+class Searching(Engine):
+    """Every response is a search."""
+
+    def __init__(self) -> None:
+        self.tokens = make_tokenizer().encode("<search>a</search><|end|>")
+        self.released: set[int] = set()
+
+    def sync(self, policy: Any) -> None: ...
+
+    def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
+        return [Completion(list(self.tokens), [-1.0] * len(self.tokens)) for _ in requests]
+
+    def release(self, sessions: Sequence[int]) -> None:
+        self.released |= set(sessions)
+
+
+def test_an_outage_ends_a_rollout() -> None:
+    """No episode is retried, none is left out, none reads an error: the rollout raises, and everything is released."""
+    with served_by(peer := Peer(fault="500", faulty=10**9)) as url:
+        world = SearchQA(retriever=HttpRetriever(url, retries=1, backoff=0.01, wait=0.05))
+        slots = [EpisodeSlot(task, n, 0, n, (n,)) for n, task in enumerate(world.tasks("train")[:12])]
+        prompter, engine = Prompter(), Searching()
+        prompter.bind(make_tokenizer())
+        with pytest.raises(UserError, match=r"gives no answer after 2 tries .*HTTP|500"):
+            play(world, slots, engine, prompter, Sampling(), PlayRules(max_turns=4, workers=12))
+    assert len(peer.bodies) <= 4  # batches, and a circuit that opens
+    assert engine.released == set(range(12))

@@ -106,7 +106,7 @@ def _rows(path: Path) -> Iterator[tuple[str, dict[str, Any]]]:
             place = f"{path}: line {number}"
             try:
                 row = json.loads(line)
-            except ValueError as error:
+            except (ValueError, RecursionError) as error:
                 raise UserError(f"data.environment.questions: {place}: not JSON ({error})") from error
             if not isinstance(row, dict):
                 raise UserError(f"data.environment.questions: {place}: {type(row).__name__}; must be an object")
