@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sdar_pl.environments.base import Session
-from sdar_pl.environments.search_qa.answers import exact_match, harmless, parse_action
+from sdar_pl.environments.search_qa.answers import exact_match, f1, harmless, parse_action
 from sdar_pl.retrieval.base import Passage, PassageRetriever
 from sdar_pl.types import Observation
 
@@ -15,7 +15,7 @@ NOT_UNDERSTOOD = "Neither a search nor an answer. Write <search>words</search> o
 
 
 class SearchSession(Session):
-    """One episode: every search is answered with passages, the first answer ends it.
+    """One episode: every search is answered with passages, the first answer ends it. The score is the answer's F1.
 
     Args:
         question: its text.
@@ -37,7 +37,7 @@ class SearchSession(Session):
     ) -> None:
         self.answers, self.retriever, self.topk = answers, retriever, topk
         self.left, self.success_reward = max_turns, success_reward
-        self.last = Observation(question)
+        self.last = Observation(question, score=0.0)
 
     def reset(self) -> Observation:
         return self.last
@@ -48,13 +48,14 @@ class SearchSession(Session):
         self.left -= 1
         action, _ = parse_action(action)
         if action.startswith("<answer>"):
-            right = bool(exact_match(action, self.answers)[1])
+            answer, match = exact_match(action, self.answers)
+            right, score = bool(match), f1(answer or "", self.answers)
             reward = self.success_reward if right else 0.0
-            self.last = Observation("Right." if right else "Wrong.", reward=reward, done=True, success=right)
+            self.last = Observation("Right." if right else "Wrong.", (), reward, done=True, success=right, score=score)
         else:
             query = action.removeprefix("<search>").removesuffix("</search>")
             text = self._search(query) if query else NOT_UNDERSTOOD
-            self.last = Observation(text, done=self.left == 0)
+            self.last = Observation(text, done=self.left == 0, score=0.0)
         return self.last
 
     def _search(self, query: str) -> str:
