@@ -115,9 +115,7 @@ class _Rows(ExperimentWriter):
         self.rows = {number: row for number, row in self.rows.items() if number == self.last}
 
     def _lines(self) -> list[bytes]:
-        return [
-            _line([step, *(self.rows[step].get(name, "") for name in self.columns)]) for step in sorted(self.rows)
-        ]
+        return [_line([step, *(self.rows[step].get(name, "") for name in self.columns)]) for step in sorted(self.rows)]
 
 
 def _line(cells: Iterable[Any]) -> bytes:
