@@ -22,7 +22,7 @@ from sdar_pl.runtime.files import replacing
 
 FOLDER = ASSETS / "report"
 SCRIPTS = ("elements.js", "charts.js", "overview.js", "tokens.js", "episodes.js", "main.js")
-#: bytes of a page; of a larger one every second episode is left out until it fits
+#: bytes of a page; a larger one shows fewer episodes, spread evenly
 LARGEST = 20_000_000
 #: token id → its text; raises for an unknown id
 Decode = Callable[[list[int]], str]
@@ -43,7 +43,8 @@ def write_page(runs: Sequence[RunFiles], path: Path, decode: Decode | None, titl
         page = html({**common, **packed(shown_episodes, decode)})
         if len(page) <= LARGEST or not shown_episodes:
             break
-        shown_episodes = shown_episodes[1::2]
+        number, kept = len(shown_episodes), int(0.95 * len(shown_episodes) * LARGEST / len(page))
+        shown_episodes = [shown_episodes[place * number // kept] for place in range(kept)]
     with replacing(path) as partial:
         partial.write_bytes(page)
     return len(page), len(shown_episodes)

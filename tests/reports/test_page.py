@@ -94,7 +94,7 @@ def test_a_page_over_the_limit_leaves_episodes_out(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(page, "LARGEST", whole - 1)
     size, number = page.write_page([run], tmp_path / "a.html", None, "run")
     assert size == (tmp_path / "a.html").stat().st_size < whole
-    assert number == 48
+    assert 85 < number < 96, "no more is left out than must be"
     assert data_of(tmp_path / "a.html")["played"] == 96
     monkeypatch.setattr(page, "LARGEST", 0)
     assert page.write_page([run], tmp_path / "a.html", None, "run")[1] == 0
