@@ -31,7 +31,7 @@ from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO
 from sdar_pl.runtime.config_files import refuse_traps
 from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.loopback import meeting_on_loopback, starts_ranks_here
-from sdar_pl.runtime.messages import user_error_behind
+from sdar_pl.runtime.messages import quieten, user_error_behind
 from sdar_pl.runtime.metrics_csv import MetricsCSV
 from sdar_pl.runtime.parse_errors import explain
 from sdar_pl.runtime.processes import GUARD
@@ -69,6 +69,7 @@ def launch(
 ) -> None:
     """Parse ``arguments``, instantiate what they name and run it. ``subcommands``: whether the first argument is one of
     the trainer's (fit, validate, test, predict). Raises ``UserError`` for arguments that cannot be parsed."""
+    quieten()  # once more, as importing Lightning has changed how warnings are printed
     StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: sharded over all ranks", override=True)
     transformers_logging.disable_progress_bar()
     # Lightning's own observer of the other ranks ends a run without a message.

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
 import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.runs import fit_here
+from helpers.runs import ENVIRONMENT, command, fit_here
 from helpers.scripted import Hint, Step, episode, fit_script, row
 
 from sdar_pl.callbacks import GateStats, TeacherPanel, Watchdog
@@ -142,3 +143,14 @@ def test_every_run_has_one_and_options_reach_it(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="train/equal_groups is 1.*the run ends"):
         run = fit_here(tmp_path, *options, "--data.play.max_turns", "1", "--trainer.limit_val_batches", "0")
     assert [path.name for path in (run / "checkpoints").glob("iteration*")] == ["iteration-0001.ckpt"]
+
+
+@pytest.mark.slow
+def test_a_warning_is_printed_as_one(tmp_path: Path) -> None:
+    """Importing Lightning changes how warnings are printed that come from its own files, as a callback's do."""
+    options = ["--data.play.max_turns", "1", "--trainer.max_epochs", "1", "--trainer.limit_val_batches", "0"]
+    run = command(tmp_path, "run", *options)
+    done = subprocess.run(run, env=ENVIRONMENT, capture_output=True, text=True, cwd=tmp_path, timeout=300)
+    assert [line.partition(": the")[0] for line in done.stderr.splitlines() if "watchdog" in line] == [
+        "warning: watchdog, iteration 1: train/equal_groups is 1"
+    ]

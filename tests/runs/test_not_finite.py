@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.runs import CONFIGS, fit, fit_here, metrics, weights
+from helpers.runs import CONFIGS, ENVIRONMENT, command, fit, fit_here, metrics, weights
 
 #: two micro-batches or more an optimizer step
 SPLIT = ["--data.micro_batch_tokens", "300"]
@@ -173,6 +174,20 @@ def test_an_absurd_learning_rate_ends_the_run_and_leaves_good_files(
     assert [path.name for path in (run / "checkpoints").iterdir()] == ["last.ckpt"]
     assert all_finite(weights(run))
     assert not (run / "adapter").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_an_absurd_learning_rate_on_two_ranks(strategy: str, tmp_path: Path) -> None:
+    options = ["--trainer.strategy", strategy, "--trainer.devices", "2", "--model.optimizer.lr", "1e30"]
+    done = subprocess.run(
+        command(tmp_path, "run", *options, "--trainer.limit_val_batches", "0"),
+        **{"env": ENVIRONMENT, "cwd": tmp_path, "capture_output": True, "text": True, "timeout": 300},
+    )
+    (line,) = re.findall(r"^error: .*$", done.stderr, re.MULTILINE)
+    assert (done.returncode, "Traceback" in done.stderr) == (2, False)
+    assert "step 1 of iteration 1 made weights that are not finite" in line
+    assert all_finite(weights(tmp_path / "run"))
 
 
 @pytest.mark.slow
