@@ -40,7 +40,7 @@ def numbers(part: type) -> list[str]:
 
 def may_be_negative(part: type, name: str) -> bool:
     """Seeds of generators of Python's own, which take any integer."""
-    return name == "seed" and part is not RolloutDataModule
+    return name.endswith("seed") and part is not RolloutDataModule
 
 
 NUMBERS = [(part, name) for part in nameable() for name in numbers(part)]

@@ -72,9 +72,9 @@ class Household(HouseholdPrompts):
 
     Args:
         size: of a game; "tiny" (5–7 receptacles, 4–6 objects), "small" (8–11, 8–12) or "full" (20–30, 25–40).
-        train_tasks: number of tasks in the split "train" (≥ 1). A task is generated when it is played.
-        validation_tasks: number of tasks in the split "validation" (≥ 1).
-        test_tasks: number of tasks in the split "test" (≥ 1).
+        train_tasks: number of tasks in the split "train" (1 to 10 million). A task is generated when it is played.
+        validation_tasks: number of tasks in the split "validation" (1 to 10 million).
+        test_tasks: number of tasks in the split "test" (1 to 10 million).
         kinds: task kinds, in turn; null means all six, in the order of ``game.KINDS``.
         seed: of the generator; another seed makes other tasks. It does not follow ``seed_everything``.
         think: ask for reasoning in <think> tags before the action, and count an output without them as invalid.
@@ -103,7 +103,7 @@ class Household(HouseholdPrompts):
         self.success_reward = at_least("data.environment.success_reward", success_reward, 0)
         self.numbers = {"train": train_tasks, "validation": validation_tasks, "test": test_tasks}
         for split, number in self.numbers.items():
-            between(f"data.environment.{split}_tasks", number, 1, 100_000)
+            between(f"data.environment.{split}_tasks", number, 1, 10_000_000)
 
     def tasks(self, split: str) -> Tasks:
         if split not in self.numbers:
