@@ -144,7 +144,7 @@ def test_tasks_are_lazy_balanced_and_stable() -> None:
     assert len(train) == 10**7
     assert train[17].id == "household/train/17"
     assert train[17] == household.tasks("train")[17]
-    assert train[-1].id == "household/train/999999999"
+    assert train[-1].id == "household/train/9999999"
     assert [task.kind for task in train[:12]] == list(KINDS) * 2
     with pytest.raises(IndexError):
         train[10**7]
