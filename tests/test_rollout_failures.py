@@ -61,8 +61,11 @@ def test_what_fails_too_often_is_given_up(kind: type[EchoSession], words: str) -
 
 def test_numpy_scalars_pass_and_become_plain() -> None:
     fields = {"text": np.str_("you see"), "reward": np.float32(0.5), "done": np.bool_(False), "admissible": ["look"]}
+    fields["score"] = np.float32(0.25)
     turns = [turn for episode in run(Echo(make=only(2, answers(**fields), 99))) for turn in episode.turns]
-    assert {type(value) for turn in turns for value in vars(turn.observation).values()} == {str, tuple, float, bool}
+    types = {type(value) for turn in turns for value in vars(turn.observation).values()}
+    assert types == {str, tuple, float, bool, type(None)}, "the other sessions have no score"
+    assert {turn.observation.score for turn in turns} == {None, 0.25}
     assert {turn.reward for turn in turns} == {0.0, 0.5, 1.0}
 
 
