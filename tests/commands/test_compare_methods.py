@@ -168,5 +168,6 @@ def test_an_unknown_key_is_one_line_before_anything_runs(tmp_path: Path) -> None
         [*command, "--objectives", "grpo,sdar(coeficient=1)"], capture_output=True, text=True, cwd=ROOT
     )
     assert done.returncode == 2
-    assert done.stderr == "error: --objectives: sdar(coeficient=1): Option 'coeficient' is not accepted\n"
+    key = "model.objective.init_args.coeficient: no such key; did you mean coefficient? (on the command line)"
+    assert done.stderr == f"error: --objectives: sdar(coeficient=1): {key}\n"
     assert not (tmp_path / "out").exists()
