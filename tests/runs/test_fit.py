@@ -142,7 +142,9 @@ def test_validate_leaves_the_run_alone_and_finds_its_policy(tmp_path: Path, capf
 @pytest.mark.slow
 def test_every_objective_trains(name: str, tmp_path: Path) -> None:
     # Some successes, where only groups of different rewards are trained on.
-    more = {"gigpo": ["--data.prompter.history", "windowed"], "dapo": ["--data.play.max_turns", "8"], "cispo": ["--data.play.max_turns", "12"]}
+    turns = {"dapo": "8", "cispo": "12"}
+    more = {name: ["--data.play.max_turns", count] for name, count in turns.items()}
+    more["gigpo"] = ["--data.prompter.history", "windowed"]
     extra = more.get(name, [])
     run = fit_here(
         tmp_path,
