@@ -78,7 +78,7 @@ class SkillContext(ContextProvider):
 
     Args:
         library: a library of the package: "household" (short texts, for the tiny policy) or "alfworld" (fuller texts,
-            for models that were never trained on the game). Ignored where ``folder`` is set.
+            for models that were never trained on the game), or "webshop". Ignored where ``folder`` is set.
         folder: a folder of your own skills, one markdown file each (format: skills/library.py).
         retriever: chooses the skills for a task; null means ``ByKind``.
 

@@ -86,7 +86,8 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text(GOOD)
     with pytest.raises(UserError, match=r"^data\.context\.folder: .* more than one skill named 'a'"):
         SkillLibrary.load(tmp_path)
-    with pytest.raises(UserError, match=r"^data\.context\.library: 'nowhere'; must be one of alfworld, .*household"):
+    known = "alfworld, fiction, household, search_qa, webshop"
+    with pytest.raises(UserError, match=rf"^data\.context\.library: 'nowhere'; must be one of {known}$"):
         SkillLibrary.builtin("nowhere")
     (tmp_path / "1.md").write_bytes(b"\xff\xfe\x00")
     with pytest.raises(UserError, match=r"1\.md: cannot be read"):
@@ -164,3 +165,12 @@ def test_what_is_learnt_is_plain_data(provider: type[ContextProvider], retriever
     again = make()
     again.load_state_dict(state)
     assert again.state_dict() == state
+
+
+def test_webshop_has_a_skill_for_each_kind_of_product() -> None:
+    from sdar_pl.environments.webshop.goals import KINDS as PRODUCTS
+
+    library = SkillLibrary.builtin("webshop")
+    assert sorted(kind for skill in library for kind in skill.kinds) == sorted(PRODUCTS)
+    assert 700 <= sum(len(skill.text.split()) for skill in library) <= 900
+    assert [skill.name for skill in library.for_task(Task("t", "footwear", "boots"))] == ["general", "footwear"]
