@@ -20,7 +20,8 @@ from sdar_pl.batch import Batch
 from sdar_pl.checks import at_least, positive
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.errors import UserError
-from sdar_pl.objectives import Objective
+from sdar_pl.objectives import Correction, Objective
+from sdar_pl.objectives.corrections import TruncatedImportance, chosen, records, with_sample_size
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.checkpoint_files import RUN_FINGERPRINT
 from sdar_pl.runtime.finite_steps import FiniteSteps
@@ -54,8 +55,9 @@ class SDARModule(L.LightningModule):
         teacher: the weights that the teacher reads with.
         teacher_refresh: when the teacher reads. "iteration": once, before the first update (the paper); "step": at
             every optimizer step, under the weights of that step. The two differ from an iteration's second step on.
-        importance_cap: correct the mismatch between engine and trainer by truncated importance sampling with this cap
-            (null: no correction; the mismatch is always logged).
+        importance_cap: abbreviates ``correction``: truncated importance sampling with this cap, > 0.
+        correction: of the mismatch between engine and trainer (null: none for an engine in the trainer's process,
+            TruncatedImportance for others; the mismatch is always logged).
         max_skipped_steps: end the run when this many optimizer steps in a row, ≥ 1, were skipped because loss or
             gradient is not finite (null: never).
     """
@@ -69,6 +71,7 @@ class SDARModule(L.LightningModule):
         teacher: Teacher = Current(),  # noqa: B008 – never changed
         teacher_refresh: Literal["iteration", "step"] = "iteration",
         importance_cap: float | None = None,
+        correction: Correction | None = None,
         max_skipped_steps: int | None = 3,
     ) -> None:
         super().__init__()
@@ -86,7 +89,7 @@ class SDARModule(L.LightningModule):
         self.policy, self.objective = policy, objective
         self.teacher, self.teacher_refresh = teacher, teacher_refresh
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
-        self.importance_cap = positive("model.importance_cap", importance_cap)
+        self.correction = chosen(correction, positive("model.importance_cap", importance_cap))
         self.strict_loading = False  # checkpoints hold trainable parameters only
         self.means, self.evaluation_means = Means(), Means()
         self.settings: dict[str, Any] = {}  # of this run, for its fingerprint
@@ -103,6 +106,7 @@ class SDARModule(L.LightningModule):
         if dtype is not None:
             self.policy.load_in(dtype)
         if stage == "fit":
+            self.correction = self.correction or (TruncatedImportance() if self.data.engine.off_policy else None)
             self.settings = run_settings(self)
 
     def configure_model(self) -> None:
@@ -176,22 +180,21 @@ class SDARModule(L.LightningModule):
             shaped=self.objective.shapes_iteration,
         )
         mismatch = (inputs.behaviour - batch.engine_logprobs) * batch.mask
-        if self.importance_cap is not None:
-            ratio = mismatch.exp().clamp(max=self.importance_cap)
-            inputs = replace(inputs, advantages=batch.advantages * ratio)
+        inputs = replace(inputs, correction=self.correction(mismatch, batch.mask) if self.correction else None)
         outputs = self.objective(inputs)
         micro_batches = self.trainer.accumulate_grad_batches
         for name, value in outputs.terms.items():
             # Each term is already divided by the whole step's tokens, so a step's value is the sum over its
             # micro-batches. Multiplied by their number, the plain mean over micro-batches is the mean over steps.
             self.means.update(name, value * micro_batches, float(not self.empty))
-        records = {
+        reported = {
             "policy/entropy": entropy,
             "policy/clip_fraction": outputs.tokens.get("clipped"),
             "policy/approx_kl": outputs.tokens.get("approx_kl"),
             "engine/logprob_mismatch": mismatch.abs(),
+            **records(self.correction, mismatch, inputs.correction),
         }
-        for name, values in records.items():
+        for name, values in reported.items():
             if values is not None:
                 self.means.update(name, values, batch.mask)
         self.anomalies.saw(batch_idx, outputs.loss, student, batch.teacher_logprobs)
@@ -255,7 +258,7 @@ class SDARModule(L.LightningModule):
         for name, value in figures(iteration, refilled=self.data.max_refills > 0):
             self.means.update(name, value)
         self.means.update("policy/skipped_steps", float(self.steps.of_iteration))
-        self.write(self.means.compute())
+        self.write(with_sample_size(self.means.compute()))
         self.means.reset()
 
     def write(self, values: Mapping[str, float]) -> None:

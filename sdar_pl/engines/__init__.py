@@ -2,5 +2,6 @@
 
 from sdar_pl.engines.base import Completion, Engine, Request, RolloutSize, Sampling
 from sdar_pl.engines.transformers import TransformersEngine
+from sdar_pl.engines.vllm import VLLMEngine
 
-__all__ = ["Completion", "Engine", "Request", "RolloutSize", "Sampling", "TransformersEngine"]
+__all__ = ["Completion", "Engine", "Request", "RolloutSize", "Sampling", "TransformersEngine", "VLLMEngine"]

@@ -108,6 +108,8 @@ class Engine(ABC):
     #: counted since ``sync``: tokens run through the model as prompt, and tokens sampled
     prefilled: int = 0
     generated: int = 0
+    #: whether the log-probs are those of other weights or kernels than the trainer's
+    off_policy: bool = False
 
     @abstractmethod
     def sync(self, policy: Policy) -> None:

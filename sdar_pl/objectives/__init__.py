@@ -1,6 +1,7 @@
 """Objectives, advantages and their parts. YAML names every class here as ``sdar_pl.objectives.<Name>``."""
 
 from sdar_pl.objectives.advantages import Advantage, BatchAdvantage, GroupAdvantage
+from sdar_pl.objectives.corrections import Correction, GeometricMask, IcePop, NoCorrection, TruncatedImportance
 from sdar_pl.objectives.distillation import Distillation
 from sdar_pl.objectives.divergences import TopKDivergence
 from sdar_pl.objectives.estimators import K3, Estimator, Likelihood, Signed
@@ -31,6 +32,7 @@ __all__ = [
     "ClippedPolicyLoss",
     "Constant",
     "ConstantGate",
+    "Correction",
     "Distillation",
     "EntropyGate",
     "Estimator",
@@ -38,13 +40,16 @@ __all__ = [
     "GSPOLoss",
     "GapGate",
     "Gate",
+    "GeometricMask",
     "GiGPOAdvantage",
     "GroupAdvantage",
     "ICSDGate",
+    "IcePop",
     "Likelihood",
     "Linear",
     "LossInputs",
     "LossOutputs",
+    "NoCorrection",
     "OPIDShaper",
     "Objective",
     "PCSDGate",
@@ -54,4 +59,5 @@ __all__ = [
     "Signed",
     "SoftOrGate",
     "TopKDivergence",
+    "TruncatedImportance",
 ]

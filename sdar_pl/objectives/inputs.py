@@ -42,6 +42,7 @@ class LossInputs:
     episodes: Tensor | None = None  # [B] long, the row's episode; for shapers that compare rows
     groups: Tensor | None = None  # [B] long, the row's group; for shapers that compare rows
     success: Tensor | None = None  # [B] bool, whether the row's episode fulfilled its task; likewise
+    correction: Tensor | None = None  # [B, R], weights of tokens that an engine sampled (corrections.py)
     shaped: bool = False  # whether ``advantages`` already come from Objective.shape
 
     @property

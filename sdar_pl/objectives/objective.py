@@ -147,6 +147,8 @@ class Objective:
             tokens["weight"] = weight = fill_masked(advantages - inputs.advantages, mask)
             inputs = replace(inputs, advantages=advantages)
 
+        if inputs.correction is not None:  # after the shaper, which may add to the advantages
+            inputs = replace(inputs, advantages=inputs.advantages * inputs.correction)
         if self.policy_loss is not None:
             values, tokens["clipped"] = self.policy_loss(inputs)
             terms["loss/policy"] = mean(values)
@@ -167,7 +169,11 @@ class Objective:
             scale = self.distillation.scale(inputs.iteration)
             tokens["gate"] = self.distillation.weights(inputs)
             tokens["weight"] = weight + scale * tokens["gate"]
-            terms["loss/distill"] = mean(self.distillation.estimator(inputs, tokens["gate"]))
+            gate = tokens["gate"]
+            if inputs.correction is not None and not self.distillation.estimator.top_k:
+                # A divergence does not depend on which token was sampled: nothing is to be corrected at its position.
+                gate = gate * inputs.correction
+            terms["loss/distill"] = mean(self.distillation.estimator(inputs, gate))
             if scale > 0:  # with λ = 0 the term is only reported, so that the loss is GRPO's bit for bit
                 parts.append(scale * terms["loss/distill"])
 

@@ -22,6 +22,7 @@ from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from torch import Tensor
 
 from sdar_pl.errors import UserError
+from sdar_pl.runtime.adapter_files import write_adapter_folder
 from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.finite import in_words, not_finite
 from sdar_pl.runtime.processes import GUARD
@@ -137,28 +138,9 @@ def write_adapter(path: Path, folder: Path) -> None:
 
     Raises ``UserError`` if the checkpoint has no adapters.
     """
-    from peft import LoraConfig
-    from safetensors.torch import save_file
-
     checkpoint = read_checkpoint(path)
     lora, model = checkpoint[RUN_FINGERPRINT]["lora"], checkpoint[RUN_FINGERPRINT]["model"]["name"]
     if lora is None:
         raise UserError(f"--ckpt_path: {path} holds a whole model and no adapters; add --merge to export it")
-    tensors = {
-        name.removeprefix(PREFIX).replace(".default.weight", ".weight"): tensor.contiguous()
-        for name, tensor in checkpoint["state_dict"].items()
-    }
-    config = LoraConfig(
-        r=lora["r"],
-        lora_alpha=lora["alpha"],
-        lora_dropout=lora["dropout"],
-        target_modules=sorted({re.sub(r"\.lora_[AB]\.weight$", "", name).rsplit(".", 1)[-1] for name in tensors}),
-        task_type="CAUSAL_LM",
-        base_model_name_or_path=model,
-        inference_mode=True,
-    )
-    with replacing(folder) as partial:
-        config.save_pretrained(str(partial))
-        file = partial / "adapter_model.safetensors"
-        save_file(tensors, str(file), metadata={"format": "pt"})
-        file.chmod(0o644)
+    weights = {name.removeprefix(PREFIX): tensor for name, tensor in checkpoint["state_dict"].items()}
+    write_adapter_folder(weights, lora, model, folder)

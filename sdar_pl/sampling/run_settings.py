@@ -11,7 +11,7 @@ from sdar_pl.runtime.run_fingerprint import arguments_of, attributes_of
 from sdar_pl.types import Task
 
 #: attributes of the module that make the method
-METHOD = ("objective", "teacher", "teacher_refresh", "importance_cap")
+METHOD = ("objective", "teacher", "teacher_refresh", "correction")
 #: arguments of environments that say how fast they run and where their files are; the tasks themselves are compared
 NO_SETTINGS = ("workers", "root", "folder", "path", "data", "timeout")
 
