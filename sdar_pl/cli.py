@@ -28,6 +28,7 @@ COMMANDS = {
     "plan": "memory of a run from its configuration",
     "compare": "methods on paired seeds",
     "report": "runs as one HTML page",
+    "serve": "vLLM's command for a run's policy",
     "export": "a checkpoint for other tools",
     "check-env": "an environment held to its contract",
     "serve-retriever": "passages for Search-QA over HTTP",

@@ -16,8 +16,8 @@ import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-#: seconds between SIGTERM and SIGKILL
-GRACE = 10.0
+#: seconds between SIGTERM and SIGKILL (the variable is for tests)
+GRACE = float(os.environ.get("SDAR_PL_GRACE", "10"))
 
 
 def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> subprocess.Popen[bytes]:

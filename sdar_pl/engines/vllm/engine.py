@@ -18,6 +18,7 @@ from sdar_pl.engines.base import Completion, Engine, Request, Sampling, refuse_r
 from sdar_pl.engines.vllm.canary import Canary, CanaryError, check_tokenizer
 from sdar_pl.engines.vllm.client import Answer, Client, FailedError, Prompt, RefusedError
 from sdar_pl.engines.vllm.fleet import Fleet, NoServerError
+from sdar_pl.engines.vllm.launch import OwnServer, command_line
 from sdar_pl.engines.vllm.start import common_base
 from sdar_pl.engines.vllm.sync import Version, Versions, bring, digest_of, refusal
 from sdar_pl.errors import UserError
@@ -33,7 +34,11 @@ class VLLMEngine(Engine):
     """Sampling on vLLM servers, one or many, on this machine or on others.
 
     Args:
-        servers: their URLs ("http://host:8000"), at least one.
+        servers: their URLs ("http://host:8000"); null: rank 0 starts one on this machine, which ends with the run.
+        command: how it is started, and how ``serve`` begins its line; a Python of another environment goes as
+            [/path/to/python, -m, vllm.entrypoints.openai.api_server].
+        arguments: more of vLLM's own arguments for it, such as [--gpu-memory-utilization, "0.5"]; a later one wins.
+        start_timeout: seconds for it to start, > 0.
         adapters: folder for the adapters, which every server reads under the same path (null: ``.adapters`` in the run
             folder).
         max_model_len: context length that every server must have, in tokens, ≥ 1 (null: each prompt is checked when it
@@ -50,7 +55,10 @@ class VLLMEngine(Engine):
 
     def __init__(
         self,
-        servers: list[str],
+        servers: list[str] | None = None,
+        command: list[str] | None = None,
+        arguments: list[str] | None = None,
+        start_timeout: float = 900.0,
         adapters: str | None = None,
         max_model_len: int | None = None,
         concurrency: int = 256,
@@ -58,9 +66,17 @@ class VLLMEngine(Engine):
         patience: float = 300.0,
         canary_tolerance: float | None = None,
     ) -> None:
-        if not servers:
-            raise UserError("data.engine.servers: none; name at least one URL, such as http://localhost:8000")
+        if servers == []:
+            raise UserError(
+                "data.engine.servers: none; name at least one URL, such as http://localhost:8000, or set it to null"
+            )
+        if servers is not None and (command is not None or arguments is not None):
+            raise UserError(
+                "data.engine.servers: command and arguments are for a server of the engine's own; drop them"
+            )
         self.servers = servers
+        self.command, self.arguments = command or ["vllm", "serve"], arguments or []
+        self.start_timeout = positive("data.engine.start_timeout", start_timeout)
         self.adapters = adapters
         self.max_model_len = at_least("data.engine.max_model_len", max_model_len, 1)
         self.concurrency = at_least("data.engine.concurrency", concurrency, 1)
@@ -73,6 +89,7 @@ class VLLMEngine(Engine):
         self._versions: Versions | None = None
         self._version: Version | None = None
         self._base = ""
+        self._own: OwnServer | None = None
 
     # ------------------------------------------------------------------ sync
 
@@ -104,8 +121,29 @@ class VLLMEngine(Engine):
             self._fleet.sessions.clear()
             self._fleet.lost = 0
 
+    def line(self, policy: Policy) -> list[str]:
+        """vLLM's command line for a policy, as the engine and ``serve`` run it. Raises ``UserError``."""
+        return command_line(policy, self.command, self.arguments, self.max_model_len)
+
+    def _started(self, policy: Policy) -> list[str]:
+        """The URL of the engine's own server, which rank 0 starts. Collective."""
+        url, problem = "", None
+        if rank() == 0:
+            run = os.environ.get(RUN_FOLDER) or tempfile.mkdtemp(prefix="sdar-vllm-")
+            try:
+                self._own = OwnServer(self.line(policy), Path(run) / "vllm.log")
+                self._own.wait(self.start_timeout)
+                url = self._own.url
+            except UserError as error:
+                problem = str(error)
+        url, problem = all_gather((url, problem))[0]
+        if problem is not None:
+            raise UserError(problem)
+        return [url]
+
     def _connect(self, policy: Policy) -> None:
-        clients = [Client(url, self.timeout) for url in self.servers]
+        self._urls = self._started(policy) if self.servers is None else self.servers
+        clients = [Client(url, self.timeout) for url in self._urls]
         self._base, self.longest = common_base(clients, policy, self.max_model_len)
         for client in clients:
             try:
@@ -146,7 +184,7 @@ class VLLMEngine(Engine):
 
     def _none_left(self, error: object) -> UserError:
         return UserError(
-            f"data.engine.servers: none of the {len(self.servers)} servers answers any more ({error}); start one "
+            f"data.engine.servers: none of the {len(self._urls)} servers answers any more ({error}); start one "
             f"again, then go on with the run. {GUARD.resume}".rstrip()
         )
 

@@ -24,7 +24,9 @@ ENVIRONMENT = {"VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True"}
 REPORT = 20.0
 
 
-def command_line(policy: Policy, command: Sequence[str], arguments: Sequence[str], max_model_len: int | None) -> list[str]:
+def command_line(
+    policy: Policy, command: Sequence[str], arguments: Sequence[str], max_model_len: int | None
+) -> list[str]:
     """The command that serves the policy's base and takes its adapters.
 
     Args:
@@ -39,7 +41,8 @@ def command_line(policy: Policy, command: Sequence[str], arguments: Sequence[str
         raise UserError("data.engine: vLLM servers take adapters alone; add model.policy.lora")
     if policy.source.gguf_file or policy.source.random_weights:
         raise UserError(
-            "data.engine: vLLM reads a model folder, this policy has a GGUF file or random weights; write it as a folder"
+            "data.engine: vLLM reads a model folder, this policy has a GGUF file or random weights; write it as "
+            "a folder"
         )
     limit = next((rank for rank in RANKS if rank >= policy.lora.r), None)
     if limit is None:
@@ -49,7 +52,8 @@ def command_line(policy: Policy, command: Sequence[str], arguments: Sequence[str
     quantised = ["--quantization", "bitsandbytes"] if policy.quantization == "nf4" else []
     return [
         *command,
-        *("--model", policy.source.located(), "--dtype", dtype, *length, *quantised),
+        *(["--model"] if command[-1] != "serve" else []),  # ``vllm serve`` takes the model without a flag
+        *(policy.source.located(), "--dtype", dtype, *length, *quantised),
         *("--enable-lora", "--max-lora-rank", str(limit), "--max-loras", "2", "--max-cpu-loras", "4"),
         *("--generation-config", "vllm", "--logprobs-mode", "processed_logprobs", "--enable-prompt-tokens-details"),
         *arguments,
