@@ -56,8 +56,7 @@ class SDARModule(L.LightningModule):
         teacher_refresh: when the teacher reads. "iteration": once, before the first update (the paper); "step": at
             every optimizer step, under the weights of that step. The two differ from an iteration's second step on.
         importance_cap: abbreviates ``correction``: truncated importance sampling with this cap, > 0.
-        correction: of the mismatch between engine and trainer (null: none for an engine in the trainer's process,
-            TruncatedImportance for others; the mismatch is always logged).
+        correction: weighs the mismatch of engine and trainer (null: TruncatedImportance, none for an engine in process).
         max_skipped_steps: end the run when this many optimizer steps in a row, ≥ 1, were skipped because loss or
             gradient is not finite (null: never).
     """
@@ -102,8 +101,7 @@ class SDARModule(L.LightningModule):
 
     def setup(self, stage: str) -> None:
         """Take the dtype of the base weights from a true ``trainer.precision``; note the settings of a training."""
-        dtype = take_true_precision(self.trainer.strategy, training=stage == "fit")
-        if dtype is not None:
+        if (dtype := take_true_precision(self.trainer.strategy, training=stage == "fit")) is not None:
             self.policy.load_in(dtype)
         if stage == "fit":
             self.correction = self.correction or (TruncatedImportance() if self.data.engine.off_policy else None)
