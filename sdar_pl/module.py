@@ -56,7 +56,7 @@ class SDARModule(L.LightningModule):
         teacher_refresh: when the teacher reads. "iteration": once, before the first update (the paper); "step": at
             every optimizer step, under the weights of that step. The two differ from an iteration's second step on.
         importance_cap: abbreviates ``correction``: truncated importance sampling with this cap, > 0.
-        correction: weighs the mismatch of engine and trainer (null: TruncatedImportance, none for an engine in process).
+        correction: of the mismatch of engine and trainer (null: TruncatedImportance; none for an engine in process).
         max_skipped_steps: end the run when this many optimizer steps in a row, ≥ 1, were skipped because loss or
             gradient is not finite (null: never).
     """
