@@ -25,9 +25,6 @@ HOT = Sampling(temperature=1.3, max_new_tokens=9)
 TOLERANCE = 1e-4
 
 
-# ---------------------------------------------------------------------- set-ups
-
-
 def prompt(seed: int, length: int = 12) -> list[int]:
     return [random.Random(seed).randrange(250) for _ in range(length)]
 
