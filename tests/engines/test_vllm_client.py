@@ -160,6 +160,7 @@ def test_what_is_no_server_and_what_is_not_served_is_refused(
 # ---------------------------------------------------------------------- faults
 
 
+@pytest.mark.slow
 def test_faults_change_nothing(policy: Policy) -> None:
     """5 % of 2,000 requests fail: nothing is lost, and every completion is that of a run without faults."""
     servers = [server_of(policy, sampled=False) for _ in range(2)]
