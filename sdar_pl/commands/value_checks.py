@@ -118,8 +118,9 @@ def try_optimizer(config: Any, optimizer: Callable[..., Any], scheduler: Callabl
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")  # of the order of steps
                 schedule = scheduler(made)
+                metric = [0.0] if hasattr(schedule, "monitor") else []  # Lightning's ReduceLROnPlateau
                 for _ in range(2):
-                    schedule.step()
+                    schedule.step(*metric)
         rates = [group["lr"] for group in made.param_groups]
     except Exception as error:  # every optimizer has errors of its own
         raise UserError(f"{_culprit(key, config, str(error))}: {str(error) or type(error).__name__}") from error
