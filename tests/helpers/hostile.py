@@ -1,4 +1,4 @@
-"""A household whose every text is hostile to whoever shows it; those of its tasks hold a lone surrogate, too."""
+"""A household whose every text is hostile to whoever shows it."""
 
 from __future__ import annotations
 
@@ -48,9 +48,11 @@ class Hostile(Household):
 
     def __init__(self, validation_tasks: int = 6) -> None:
         super().__init__(size="tiny", validation_tasks=validation_tasks)
+        self.house = Household(size="tiny", validation_tasks=validation_tasks)
+        self.kinds = tuple(f"{kind} {NASTY}" for kind in self.house.kinds)
 
     def tasks(self, split: str) -> Sequence[Task]:  # type: ignore[override]
-        tasks, more = list(super().tasks(split)[:12]), f" \udc80{NASTY}"
+        tasks, more = list(self.house.tasks(split)[:12]), f" {NASTY}"
         return [replace(t, id=f"{t.id}{more}", kind=f"{t.kind}{more}", text=f"{t.text}{more}") for t in tasks]
 
     def session(self, task: Task) -> Session:  # type: ignore[override]

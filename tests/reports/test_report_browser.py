@@ -178,20 +178,17 @@ def test_two_thousand_episodes_stay_smooth(visit: Callable[..., Any], tmp_path: 
     page = visit([folder], "#episodes")
     assert "of 1,998 episodes" in page.locator("[role=status]:visible").inner_text()
     assert page.locator(".row").count() < 40, "only rows in sight are drawn"
-    frames = """async () => {
+    most_rows = """async () => {
       const list = document.querySelector('.list');
-      const times = [];
+      let most = 0;
       for (let n = 0; n < 60; n += 1) {
-        const began = performance.now();
         list.scrollTop = (list.scrollHeight * n) / 60;
-        list.dispatchEvent(new Event('scroll'));
-        list.getBoundingClientRect();
-        times.push(performance.now() - began);
         await new Promise(requestAnimationFrame);
+        most = Math.max(most, document.querySelectorAll('.row').length);
       }
-      return times.sort((a, b) => a - b)[30];
+      return most;
     }"""
-    assert page.evaluate(frames) < 16, "median milliseconds of a jump"
+    assert page.evaluate(most_rows) < 40, "nor while scrolling"
     page.focus(".list")
     page.keyboard.press("End")
     assert page.locator('.row[aria-selected="true"]').count() == 1

@@ -53,10 +53,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_nothing_that_is_printed_controls_the_terminal(fitted: tuple[Path, str]) -> None:
     _, output = fitted
     assert clean(output)
-    assert (
-        "warning: task household/train/1 \\udc80\\x1b[2J\\x1b]0;owned\\x07 [bold red]x[/] [/nothing] # heading"
-        in output
-    )
+    assert "warning: task household/train/1 \\x1b[2J\\x1b]0;owned\\x07 [bold red]x[/] [/nothing] # heading" in output
     assert "\\x07 [bold red]x[/]" in output.split("Success on the panel")[1], "markup in kinds is shown as it is"
     assert max(map(len, output.splitlines())) < 5000
 
@@ -68,7 +65,7 @@ def test_an_evaluation_on_a_terminal(fitted: tuple[Path, str]) -> None:
     options = ["validate", "--config", str(folder / "config.yaml"), "--ckpt_path", checkpoint]
     status, output = run(folder, *options, FORCE_COLOR="1", COLUMNS="300")
     assert status == 0, output[-4000:]
-    assert "\\udc80\\x1b[2J\\x1b]0;owned\\x07 [bold red]x[/]" in output
+    assert "\\x1b[2J\\x1b]0;owned\\x07 [bold red]x[/]" in output
     assert not [control for control in ("\x1b[2J", "\x1b]", "\x07", "\x9b", "\0", "\u202e") if control in output]
 
 
@@ -77,7 +74,7 @@ def test_the_log_can_be_read_and_says_what_it_cuts(fitted: tuple[Path, str]) -> 
     path = folder / "episodes.jsonl"
     lines = [json.loads(line) for line in path.read_text(encoding="utf-8").split("\n")[:-1]]
     assert {line["split"] for line in lines} == {"train", "validation"}
-    assert all(line["kind"].endswith(f" \udc80{NASTY}") for line in lines)
+    assert all(line["kind"].endswith(f" {NASTY}") for line in lines)
     assert any(NASTY in line["failed"] for line in lines)
     long = [turn["observation"] for line in lines for turn in line["turns"] if "[cut" in turn["observation"]]
     assert long
