@@ -50,7 +50,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
         *["--data.tasks_per_iteration", "6", "--data.group_size", "3", "--trainer.max_epochs", "1"],
         *["--data.environment.init_args.test_tasks", "6"],
         *(word for option in options for word in (f"--model.objective.init_args.{option}", "0.01")),
-        "--trainer.callbacks+=sdar_pl.callbacks.TeacherPanel",
+        *["--model.importance_cap", "2", "--trainer.callbacks+=sdar_pl.callbacks.TeacherPanel"],
     )
     for stage in ("validate", "test"):
         run_here(stage, "--config", str(full / "config.yaml"), "--ckpt_path", str(full / "checkpoints" / "last.ckpt"))

@@ -82,6 +82,7 @@ def test_the_overview_draws_every_part(visit: Callable[..., Any], tmp_path: Path
     figure.locator("svg").hover(position={"x": 400, "y": 60})
     assert "a 75.0 % [" in figure.locator(".readout").inner_text()
     figure.locator("summary").click()
+    figure.locator("tbody tr").first.wait_for()  # the table is made when it is opened
     assert figure.locator("tbody tr").count() == 2
 
 
