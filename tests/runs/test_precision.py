@@ -86,14 +86,14 @@ def test_float16_evaluates(precision: str, tmp_path: Path) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
-@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true", "64-true"])
 def test_two_ranks(strategy: str, precision: str, tmp_path: Path) -> None:
     """In bfloat16 tokens depend on the batch, so that other ranks play other episodes; 32-true: test_distributed.py."""
     ranks = ["--trainer.strategy", strategy, "--trainer.devices", "2"]
     run = fit(tmp_path, "run", "--trainer.precision", precision, *ranks, "--trainer.max_epochs", "1")
     assert moved(run)
     assert all(math.isfinite(value) for row in metrics(run) for value in row.values())
-    assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
+    assert {tensor.dtype for tensor in weights(run).values()} == {PRECISIONS[precision]}
     if (strategy, precision) == ("fsdp2", "bf16-true"):
         fit(tmp_path, "run", "--trainer.precision", precision, *ranks, "--ckpt_path", "last")
         assert [row["step"] for row in metrics(run)] == [0, 1, 2]
