@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from sdar_pl.environments.action_tags import parse_action
 from sdar_pl.environments.household import Household
-from sdar_pl.environments.household.prompts import HEADER, parse_action
+from sdar_pl.environments.household.prompts import HEADER
 from sdar_pl.types import Observation, Task
 
 TASK = Task("t", "pick_and_place_simple", "put some mug in shelf")

@@ -64,6 +64,7 @@ class Fleet(Generic[T]):
         self.readmit, self.concurrency, self.patience = readmit, concurrency, patience
         self.sessions: dict[int, Member] = {}
         self.lost = 0  # failed requests that were sent again
+        self.last = ""  # failure, with its server
         self._lock, self._readmitting = threading.RLock(), threading.Lock()
         self._alone_since: float | None = None
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from typing import Literal
 
 from sdar_pl.checks import at_least, one_of
+from sdar_pl.environments.action_tags import parse_action
 from sdar_pl.environments.alfworld.pddl import load_game, read_text
 from sdar_pl.environments.base import Session
 from sdar_pl.environments.household.game import KINDS, Game, chosen_kinds
-from sdar_pl.environments.household.prompts import HouseholdPrompts, parse_action
+from sdar_pl.environments.household.prompts import HouseholdPrompts
 from sdar_pl.environments.household.rules import HouseholdSession
 from sdar_pl.environments.listing import refuse_bad_task
 from sdar_pl.errors import UserError

@@ -1,4 +1,4 @@
-"""Prompts of household games, and the parser of the policy's output.
+"""Prompts of household games.
 
 AlfWorld (real games) and Household (generated ones) share these prompts. A *windowed* prompt follows the recipe of the
 paper: task, step count, the last N steps with their numbers, the current observation and the admissible commands, then
@@ -8,37 +8,15 @@ short enough for a policy of two million parameters. The prose is our own. game.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from sdar_pl.environments.action_tags import parse_action
 from sdar_pl.environments.base import Environment
 from sdar_pl.environments.household.game import KINDS
 from sdar_pl.types import Observation, Task
 
 #: first line of every game's first feedback; prompts leave it out
 HEADER = "-= Welcome to TextWorld, ALFRED! =-"
-
-#: number of last characters of an output without action tags that are taken as the action
-_TAIL = 30
-_CHINESE = re.compile("[\u4e00-\u9fff]")
-
-
-def parse_action(text: str, think: bool = True) -> tuple[str, bool]:
-    """Model output → (action, whether the output kept to the format).
-
-    The action is the lower-cased, stripped text between the first ``<action>`` and the first ``</action>`` (tags in any
-    case). Without both tags the output is invalid, and its last 30 characters are the action. With ``think`` a valid
-    output also has ``<think>`` and ``</think>`` somewhere, and no Chinese characters. This is the behaviour of the
-    reference implementation; the tests hold it to that implementation's figures.
-    """
-    lowered = text.lower()
-    start, end = lowered.find("<action>"), lowered.find("</action>")
-    if start < 0 or end < 0:
-        return lowered[-_TAIL:], False
-    action = lowered[start + len("<action>") : end].strip()
-    if not think:
-        return action, True
-    return action, "<think>" in text and "</think>" in text and not _CHINESE.search(text)
 
 
 class HouseholdPrompts(Environment):

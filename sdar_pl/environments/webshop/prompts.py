@@ -2,33 +2,16 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Sequence
 
+from sdar_pl.environments import action_tags
 from sdar_pl.environments.base import Environment
 from sdar_pl.types import Observation, Task
 
-#: number of last characters of an output without action tags that are taken as the action
-_TAIL = 20
-_CHINESE = re.compile("[\u4e00-\u9fff]")
-
 
 def parse_action(text: str, think: bool = True) -> tuple[str, bool]:
-    """Model output → (action, whether the output kept to the format).
-
-    The action is the lower-cased, stripped text between the first ``<action>`` and the first ``</action>`` (tags in any
-    case). Without both tags the output is invalid, and its last 20 characters are the action. With ``think`` a valid
-    output also has ``<think>`` and ``</think>`` somewhere, and no Chinese characters. This is the behaviour of the
-    reference implementation; the tests hold it to that implementation's figures.
-    """
-    lowered = text.lower()
-    start, end = lowered.find("<action>"), lowered.find("</action>")
-    if start < 0 or end < 0:
-        return lowered[-_TAIL:], False
-    action = lowered[start + len("<action>") : end].strip()
-    if not think:
-        return action, True
-    return action, "<think>" in text and "</think>" in text and not _CHINESE.search(text)
+    """``action_tags.parse_action``; without both tags the last 20 characters are the action."""
+    return action_tags.parse_action(text, think, tail=20)
 
 
 class WebShopPrompts(Environment):
