@@ -26,6 +26,7 @@ SUBCOMMANDS = ("fit", "validate", "test", "predict")
 #: commands that are not the trainer's → what each is for; ``a-command`` is ``main`` in sdar_pl/commands/a_command.py
 COMMANDS = {
     "plan": "memory of a run from its configuration",
+    "play": "an agent, or you, in the terminal",
     "compare": "methods on paired seeds",
     "report": "runs as one HTML page",
     "serve": "vLLM's command for a run's policy",

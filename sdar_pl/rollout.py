@@ -28,7 +28,7 @@ from sdar_pl.types import Episode, Observation, Task, Turn
 
 T = TypeVar("T")
 
-#: Called with every episode that ends.
+#: Called with every episode that ends; as ``watch``, when it begins and after each of its turns.
 Progress = Callable[[Episode], None]
 
 
@@ -69,12 +69,13 @@ def play(
     sampling: Sampling,
     rules: PlayRules,
     progress: Progress | None = None,
+    watch: Progress | None = None,
 ) -> list[Episode]:
     """Play every slot to its end → episodes in the order of ``slots``.
 
     Raises ``UserError`` when more than ``rules.max_failed`` of the episodes failed.
     """
-    players = _Players(environment, engine, prompter, sampling, rules, progress)
+    players = _Players(environment, engine, prompter, sampling, rules, progress, watch)
     try:
         waiting, playing = list(slots), list[EpisodeSlot]()
         while waiting or playing:
@@ -107,6 +108,7 @@ class _Players:
     sampling: Sampling
     rules: PlayRules
     progress: Progress | None
+    watch: Progress | None
     ended: dict[int, Episode] = field(default_factory=dict)
 
     # ------------------------------------------------------------------ one round: open, turn, end
@@ -122,6 +124,7 @@ class _Players:
             )
             # A first prompt over its limit is the user's error, reported before any token is sampled.
             self._next_prompt(slot)
+            self._show(slot)
         return [slot for slot, _ in observations], again
 
     def turn(self, slots: Sequence[EpisodeSlot]) -> tuple[list[EpisodeSlot], list[EpisodeSlot]]:
@@ -136,6 +139,7 @@ class _Players:
         for slot, observation in observations:
             turns[slot.number].observation = observation
             slot.episode.turns.append(turns[slot.number])
+            self._show(slot)
         return [slot for slot, _ in observations], again
 
     def end(self, slots: Sequence[EpisodeSlot]) -> list[EpisodeSlot]:
@@ -242,6 +246,10 @@ class _Players:
         self._next_prompt(slot)
         episode.overflow = self.prompter.full(slot.now.tokens, episode)
         return episode.overflow
+
+    def _show(self, slot: EpisodeSlot) -> None:
+        if self.watch is not None:
+            self.watch(slot.episode)
 
     def _finish(self, slot: EpisodeSlot) -> None:
         self.ended[slot.number] = slot.episode

@@ -35,6 +35,21 @@ def test_a_play() -> None:
         context = context + turn.response
 
 
+def test_a_watcher_sees_each_episode_grow() -> None:
+    seen: list[tuple[str, int, bool]] = []
+    flaky = only(1, worlds.Raises, 1)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        run(
+            Echo(turns=2, make=flaky), slots=slots(2), watch=lambda e: seen.append((e.task.id, len(e.turns), e.success))
+        )
+    assert [turns for task, turns, _ in seen if task == "0"] == [0, 1, 2]
+    assert [turns for task, turns, _ in seen if task == "1"] == [0, 1, 0, 1, 2], (
+        "its session failed, and it began again"
+    )
+    assert [success for _, turns, success in seen if turns == 2] == [True, True]
+
+
 def test_windowed_prompts_are_whole_and_not_kept() -> None:
     engine = Dice()
     episodes = run(Echo(), engine=engine, prompter={"history": "windowed"})

@@ -33,6 +33,7 @@ LAYERS = (
 #: The only files that import Lightning, beside the callbacks.
 LIGHTNING = {
     *("module", "datamodule", "commands/lightning_cli", "commands/trainer_arguments", "commands/plan"),
+    "commands/play",
     *("runtime/strategy", "runtime/precision", "runtime/checkpoint_files", "runtime/metrics_csv", "runtime/loopback"),
 }
 NO_TORCH = {

@@ -38,12 +38,12 @@ _FIT = "fit --config QUICKSTART --config"
 _CHECK = "check-env sdar_pl.environments.household.Household"
 #: whole command lines
 LINES: list[tuple[str, ...]] = [
-    ("", "no command; name one of fit, validate, test, predict, plan, compare"),
+    ("", "no command; name one of fit, validate, test, predict, plan, play, compare"),
     ("fitt", "'fitt': no such command; did you mean fit?"),
     ("train --config QUICKSTART", "'train': no such command; name one of"),
     ("--config QUICKSTART", "subcommand"),
     *((name, "model.policy", "missing; give them in a file")
-      for name in ("fit", "validate", "test", "predict", "plan")),
+      for name in ("fit", "validate", "test", "predict", "plan", "play")),
     ("compare", "compare: ", "--config", "--objectives"),
     ("export", "export: ", "--ckpt_path"),
     ("check-env", "check-env: ", "environment"),
@@ -75,6 +75,18 @@ LINES: list[tuple[str, ...]] = [
     ("plan --config QUICKSTART --model.optimizer.lr -1", "model.optimizer.lr: Invalid learning rate"),
     ("plan --config QUICKSTART --model.policy.model ./no-model", "model.policy.model: no folder './no-model'"),
     ("plan --config QUICKSTART --trainer.devices many", "trainer.devices"),
+    ("play --config nowhere.yaml", "--config nowhere.yaml: No such file"),
+    ("play --config QUICKSTART --tusk 3", "--tusk: no such option; did you mean --task?"),
+    ("play --config QUICKSTART --task 96", "--task: 96; must be ≥ 0 and ≤ 95"),
+    ("play --config QUICKSTART --task -1 --human", "--task: -1; must be ≥ 0 and ≤ 95"),
+    ("play --config QUICKSTART --task many", "task: must be an integer or null; got many"),
+    ("play --config QUICKSTART --kind pick_cold", "--kind: 'pick_cold'; must be one of pick_and_place_simple, "),
+    ("play --config QUICKSTART --kind look_at_obj_in_light --task 16", "--task: 16; must be ≥ 0 and ≤ 15"),
+    ("play --config QUICKSTART --data.validation_split nowhere", "data.validation_split: Household has no split"),
+    ("play --config QUICKSTART --data.context NoContext --data.environment.size tiny --skills --human", "--skills: "),
+    ("play --config QUICKSTART --ckpt_path nowhere.ckpt", "ckpt_path: nowhere.ckpt: there is no such file"),
+    ("play --config QUICKSTART --ckpt_path best", "ckpt_path: no earlier run 'quickstart' with a checkpoint"),
+    ("play --config QUICKSTART --ckpt_path foreign.ckpt --human", "--human: you play, and no checkpoint"),
     ("compare --config nowhere.yaml --objectives grpo", "--config nowhere.yaml: No such file"),
     ("compare --config twice.yaml --objectives grpo", "--config twice.yaml: not valid YAML"),
     ("compare --config QUICKSTART --objectives grop", "--objectives: no 'grop'"),
