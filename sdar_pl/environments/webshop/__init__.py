@@ -44,6 +44,7 @@ class WebShop(WebShopPrompts):
         store: folder in which the files are kept in a form that opens at once; null means one in ~/.cache.
         goals: "human", "synthetic" or null: human where there are any.
         synthetic_products: number of products of the embedded catalogue (≥ 1).
+        synthetic_seed: of the embedded catalogue.
         price_seed: draws the goals' price caps.
         splits: "disjoint", or "small" for the recipe of the paper: test 0–499, train all others, no validation.
         leaking_shuffle: shuffle the goals on each rank by a seed of its own, as the official code does in each worker:
@@ -69,6 +70,7 @@ class WebShop(WebShopPrompts):
         store: str | None = None,
         goals: Literal["human", "synthetic"] | None = None,
         synthetic_products: int = NUMBER,
+        synthetic_seed: int = 0,
         price_seed: int = 0,
         splits: Literal["disjoint", "small"] = "disjoint",
         leaking_shuffle: bool = False,
@@ -84,9 +86,9 @@ class WebShop(WebShopPrompts):
         self.hits, self.page_size = at_least(f"{key}hits", hits, 1), at_least(f"{key}page_size", page_size, 1)
         self.rewarded = one_of(f"{key}reward", reward, ("success", "score"))
         self.success_reward = at_least(f"{key}success_reward", success_reward, 0)
-        at_least(f"{key}synthetic_products", synthetic_products, 1)
+        self._synthetic = at_least(f"{key}synthetic_products", synthetic_products, 1), synthetic_seed
         self._splits = SPLITS if one_of(f"{key}splits", splits, ("disjoint", "small")) == "disjoint" else SMALL_SPLITS
-        self.store = self._open(products, attributes, human_goals, store, synthetic_products)
+        self.store = self._open(products, attributes, human_goals, store)
         self.goals = Goals(self.store, price_seed)
         human = self.store.number_of_goals("human")
         source = one_of(f"{key}goals", goals or ("human" if human else "synthetic"), ("human", "synthetic"))
@@ -153,10 +155,10 @@ class WebShop(WebShopPrompts):
         return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
 
     def _open(
-        self, products: str | None, attributes: str | None, human_goals: str | None, store: str | None, number: int
+        self, products: str | None, attributes: str | None, human_goals: str | None, store: str | None
     ) -> Store:
         if products == SYNTHETIC:
-            return embedded(number)
+            return embedded(*self._synthetic)
         paths = {"products": products, "attributes": attributes, "human_goals": human_goals}
         found = {name: Path(path).expanduser() if path else None for name, path in paths.items()}
         if products is None:

@@ -20,9 +20,9 @@ from sdar_pl.errors import UserError
 _FORMAT = 1
 
 
-def embedded(number: int) -> Store:
-    """A store in memory of the first ``number`` products of the synthetic catalogue."""
-    store, made = Store(None), list(catalogue(number))
+def embedded(number: int, seed: int = 0) -> Store:
+    """A store in memory of the first ``number`` products of the synthetic catalogue of ``seed``."""
+    store, made = Store(None), list(catalogue(number, seed))
     store.note("notes", [(0, entry.record["asin"], entry.note) for entry in made])
     store.note("human", [])
     store.add((0, "", entry.record) for entry in made)
