@@ -65,8 +65,8 @@ class WebShopRecipe(Recipe):
 
     def __init__(self) -> None:
         super().__init__(
-            library="synthetic_shop", tokens=_ACTION, vocabulary=2560, words=_PAGE_WORDS, turns=8, kinds=GOODS,
-            expert=webshop.Expert, novice=webshop.Novice, steps=2000,
+            library="synthetic_shop", tokens=_ACTION, vocabulary=2816, words=_PAGE_WORDS, turns=8, kinds=GOODS,
+            expert=webshop.Expert, novice=webshop.Novice, steps=1600,
         )  # fmt: skip
         self.worlds: dict[int, WebShop] = {}
 
@@ -82,7 +82,7 @@ class WebShopRecipe(Recipe):
         yield from [f" {made.record['asin']}" for made in catalogue() for _ in range(100)]
         for seed in (1, 2, 3):
             world = self.world(seed)
-            for task in world.tasks("train")[:500]:
+            for task in world.tasks("train")[:1200]:
                 episode = self.play(world, task, random.Random(task.id), expert_from=0)
                 yield world.opening(task, episode.first)
                 for turn in episode.turns:

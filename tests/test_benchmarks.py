@@ -43,3 +43,11 @@ def test_gpu_script_keeps_its_aim(tmp_path: Path) -> None:
     run("bench_gpu.py", "--shape", "3b", "--runs", 1, "--out", tmp_path)
     for one in json.loads((tmp_path / "gpu.json").read_text())["runs"]:
         assert max(one["peaks"].values()) <= 12 * 2**30
+
+
+def test_webshop(tmp_path: Path) -> None:
+    run("bench_webshop.py", "--products", 300, "--data", tmp_path / "files", "--out", tmp_path)
+    found = json.loads((tmp_path / "webshop.json").read_text())["runs"]["300"]
+    assert 0 < found["search_ms"] <= found["search_p95_ms"]
+    assert found["step_ms"] > 0
+    assert "| 300 |" in (tmp_path / "webshop.md").read_text()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 from sdar_pl.environments import action_tags
@@ -35,7 +36,8 @@ class WebShopPrompts(Environment):
         return f"{_RULES} {self._format()}\n\n{first.text}{self._actions(first)}"
 
     def reply(self, observation: Observation) -> str:
-        return observation.text + self._actions(observation)
+        """The page without the goal, which the conversation's first message has."""
+        return _REPEATED.sub("", observation.text) + self._actions(observation)
 
     def window(
         self,
@@ -76,6 +78,7 @@ class WebShopPrompts(Environment):
         return "\n\nAdmissible actions:\n" + "\n".join(observation.admissible)
 
 
+_REPEATED = re.compile(r"^Instruction: \[SEP\] .*? \[SEP\] (?=Back to Search)", re.DOTALL)
 _RULES = (
     "You shop on a website by text actions, one at a time: search[words] looks for products, click[text] presses a "
     "button, opens a product by its code or chooses an option. The episode ends with click[buy now]."
