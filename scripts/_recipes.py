@@ -27,6 +27,9 @@ from sdar_pl.types import Task
 _ACTION = ["<action>", "</action>", "<think>", "</think>"]
 # A product's code, "x-large" and the separator of a page are words, so that the policy copies them as one token.
 _PAGE_WORDS = r" ?\[SEP\]| ?[\p{L}\p{N}]+(?:-\p{L}+)*| ?[^\s\p{L}\p{N}]+|\s+"
+# Numbers and trades are copied last, and a model of this size never compares numbers.
+_QUESTION_SHARES = {"direct_retrieval": 0.2, "entity_attribute": 0.4, "multi_hop": 0.3, "compare": 0.1}
+_EASY = ("direct_retrieval", "entity_attribute")
 #: number of catalogues and of encyclopaedias that the policies see
 _WORLDS = 40
 
@@ -106,6 +109,7 @@ class SearchQARecipe(Recipe):
             expert=search_qa.Expert, novice=search_qa.Novice, easy=400, steps=3000,
         )  # fmt: skip
         self.worlds: dict[tuple[int, bool], SearchQA] = {}
+        self.tasks: dict[tuple[int, bool], dict[str, list[Task]]] = {}
 
     def written(self, action: str) -> str:
         return action
@@ -126,16 +130,22 @@ class SearchQARecipe(Recipe):
         world = SearchQA(seed=1000, topk=2)
         for task in world.tasks("train")[:600]:
             episode = self.play(world, task, random.Random(1), expert_from=0)
-            for text in [world.opening(task, episode.first), *(world.reply(turn.observation) for turn in episode.turns)]:
+            for text in [
+                world.opening(task, episode.first),
+                *(world.reply(turn.observation) for turn in episode.turns),
+            ]:
                 yield re.sub(r"(?<!^)(?<!The )(?<!\. )\b[A-Z]\w+", "", text)
 
     def pick(self, rng: random.Random, progress: float, easy: bool) -> tuple[Environment, Task]:
         seed = rng.randint(1, _WORLDS)
         if (seed, easy) not in self.worlds:
-            kinds = ["direct_retrieval", "entity_attribute"] if easy else None
-            self.worlds[seed, easy] = SearchQA(seed=seed, topk=1 if easy else 2, kinds=kinds)
-        world = self.worlds[seed, easy]
-        return world, rng.choice(world.tasks(rng.choice(["train", "train", "train", "validation", "test"])))
+            kinds = list(_EASY) if easy else None
+            self.worlds[seed, easy] = world = SearchQA(seed=seed, topk=1 if easy else 2, kinds=kinds)
+            tasks = [task for split in ("train", "validation", "test") for task in world.tasks(split)]
+            self.tasks[seed, easy] = {kind: [task for task in tasks if task.kind == kind] for kind in QUESTIONS}
+        shares = {kind: share for kind, share in _QUESTION_SHARES.items() if not easy or kind in _EASY}
+        (kind,) = rng.choices(list(shares), list(shares.values()))
+        return self.worlds[seed, easy], rng.choice(self.tasks[seed, easy][kind])
 
 
 RECIPES: dict[str, Callable[[], Recipe]] = {

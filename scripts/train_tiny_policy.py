@@ -16,7 +16,9 @@ from _common import run_script
 from _imitation import Imitation, backward, make_model, make_tokenizer, save
 from _recipes import RECIPES
 from torch.utils.data import DataLoader
+from transformers import Qwen2ForCausalLM
 
+from sdar_pl.modeling.sources import load_tokenizer
 from sdar_pl.runtime.messages import PlainParser
 
 
@@ -25,6 +27,7 @@ def main() -> None:
     parser.add_argument("environment", choices=list(RECIPES))
     parser.add_argument("--steps", type=int, help="default: the recipe's")
     parser.add_argument("--easy", type=int, help="first steps with easy episodes; default: the recipe's")
+    parser.add_argument("--start", type=Path, help="a tiny policy to go on from, with its tokenizer; default: none")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--lr", type=float, default=4e-3)
     parser.add_argument("--hidden", type=int, default=128)
@@ -42,8 +45,11 @@ def main() -> None:
     recipe = RECIPES[args.environment]()
     recipe.steps = args.steps or recipe.steps
     recipe.easy = recipe.easy if args.easy is None else args.easy
-    tokenizer = make_tokenizer(recipe)
-    model = make_model(tokenizer, args.hidden, args.layers)
+    tokenizer = load_tokenizer(str(args.start)) if args.start else make_tokenizer(recipe)
+    if args.start:
+        model = Qwen2ForCausalLM.from_pretrained(args.start, dtype=torch.float32)
+    else:
+        model = make_model(tokenizer, args.hidden, args.layers)
     print(f"{sum(p.numel() for p in model.parameters()):,} parameters, vocabulary {len(tokenizer)}", flush=True)
     # Muon for the matrices (copying appears in about half the steps that AdamW needs), AdamW for the rest.
     matrices = [p for name, p in model.named_parameters() if p.ndim == 2 and "embed" not in name]

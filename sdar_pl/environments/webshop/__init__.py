@@ -154,9 +154,7 @@ class WebShop(WebShopPrompts):
         warnings.warn("data.environment.leaking_shuffle: test goals of one rank are trained on by others", stacklevel=4)
         return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
 
-    def _open(
-        self, products: str | None, attributes: str | None, human_goals: str | None, store: str | None
-    ) -> Store:
+    def _open(self, products: str | None, attributes: str | None, human_goals: str | None, store: str | None) -> Store:
         if products == SYNTHETIC:
             return embedded(*self._synthetic)
         paths = {"products": products, "attributes": attributes, "human_goals": human_goals}

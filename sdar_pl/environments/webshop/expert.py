@@ -15,7 +15,9 @@ from sdar_pl.environments.webshop.site import SEPARATOR
 from sdar_pl.errors import UserError
 from sdar_pl.types import Observation
 
-_INSTRUCTION = re.compile(r"i want a (?P<product>.+?)(?: with (?P<options>.+?))?(?:, and price lower than (?P<cap>\S+) dollars)?")
+_INSTRUCTION = re.compile(
+    r"i want a (?P<product>.+?)(?: with (?P<options>.+?))?(?:, and price lower than (?P<cap>\S+) dollars)?"
+)
 _OPTION = re.compile(r"(\S+): (.+)")
 
 
