@@ -6,26 +6,18 @@ postings. Left out: stemming, phrases, and languages whose words are not set apa
 
 from __future__ import annotations
 
-import fcntl
-import json
-import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sdar_pl.errors import UserError
 from sdar_pl.retrieval.base import Passage, PassageRetriever
-from sdar_pl.retrieval.corpus import Corpus, scan
+from sdar_pl.retrieval.corpus import Offsets, scan
+from sdar_pl.retrieval.index_folder import Shown, open_index
 from sdar_pl.retrieval.words import words
-
-#: in an index folder: what it is an index of; the byte position of every line, as int64
-FACTS, OFFSETS = "corpus.json", "offsets.bin"
 
 
 class Passages(Protocol):
@@ -47,16 +39,8 @@ class BM25(PassageRetriever):
     """
 
     def __init__(self, corpus: str, index: str | None = None) -> None:
-        path = Path(corpus).expanduser()
-        folder = Path(index).expanduser() if index else path.with_name(path.name + ".bm25")
-        if not path.is_file():
-            raise UserError(f"--corpus {path}: no such file; name a JSONL file of passages")
-        if folder.exists() and not (folder / FACTS).is_file():
-            raise UserError(f"--index {folder}: is no index; name a folder that does not exist yet")
-        with _locked(folder.with_name(folder.name + ".lock")):
-            if not _is_of(folder, path):
-                _build(path, folder)
-        self._passages: Passages = Corpus(path, np.memmap(folder / OFFSETS, dtype=np.int64, mode="r"))
+        passages, folder = open_index(corpus, index, "bm25", _build)
+        self._passages: Passages = passages
         self._set(_bm25s().BM25.load(folder, mmap=True, show_progress=False))
 
     @classmethod
@@ -126,45 +110,8 @@ def _indexed(ids: Ids) -> Any:
     return index
 
 
-def _facts(corpus: Path) -> dict[str, Any]:
-    return {"format": 1, "corpus": corpus.name, "bytes": corpus.stat().st_size, "mtime_ns": corpus.stat().st_mtime_ns}
-
-
-def _is_of(folder: Path, corpus: Path) -> bool:
-    """Whether the folder holds an index of the corpus as it is now."""
-    return folder.exists() and json.loads((folder / FACTS).read_text(encoding="utf-8")) == _facts(corpus)
-
-
-def _build(corpus: Path, folder: Path) -> None:
-    """Write the index beside its place, and move it there when it is whole."""
-    partial = folder.with_name(folder.name + ".partial")
-    shutil.rmtree(partial, ignore_errors=True)
-    partial.mkdir(parents=True)
-    ids, facts = Ids(), _facts(corpus)
-    with _progress(corpus.name, facts["bytes"]) as progress:
-        offsets = scan(corpus, ids.add, progress)
-        index = _indexed(ids)
-    index.save(partial, show_progress=False)
-    offsets.tofile(partial / OFFSETS)
-    (partial / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
-    shutil.rmtree(folder, ignore_errors=True)
-    partial.rename(folder)
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Callable[[int], None]]:
-    """A progress bar on stderr → the function that it is told the bytes read."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"indexing {name}", total=total)
-        yield lambda done: progress.update(task, completed=done)
-
-
-@contextmanager
-def _locked(path: Path) -> Iterator[None]:
-    """Only one process builds: the others wait and find the index."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _build(corpus: Path, folder: Path, progress: Shown) -> Offsets:
+    ids = Ids()
+    offsets = scan(corpus, ids.add, progress)
+    _indexed(ids).save(folder, show_progress=False)
+    return offsets
