@@ -191,6 +191,7 @@ def row_of(
         "index": episode.index,
         "success": episode.success,
         "reward": episode.reward,
+        "score": episode.score,
         "penalty": episode.penalty,
         "failed": cut(episode.failed, MOST),
         "overflow": episode.overflow,

@@ -18,8 +18,8 @@ from sdar_pl.reports.statistics import wilson
 from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.words import shown
 
-#: figures kept of each episode
-FIGURES = ("success", "reward", "turns", "failed")
+#: figures kept of each episode; score only where the environment has one
+FIGURES = ("success", "reward", "turns", "failed", "score")
 
 
 class EvaluationTable(L.Callback):
@@ -27,8 +27,9 @@ class EvaluationTable(L.Callback):
 
     Writes the same figures to ``validate.json`` or ``test.json`` in the run folder: split, checkpoint, context (whether
     the student was shown the privileged context), temperature, success (share), interval, n, kinds (these three for
-    each), reward and turns (means), failed. An episode that failed counts as no success, so that n is the whole
-    panel; ``failed`` is the number of these episodes. In ``fit`` the callback does nothing.
+    each), reward and turns (means), failed, and the mean score where the environment has one. An episode that failed
+    counts as no success, so that n is the whole panel; ``failed`` is the number of these episodes. In ``fit`` the
+    callback does nothing.
     """
 
     def __init__(self) -> None:
@@ -39,9 +40,10 @@ class EvaluationTable(L.Callback):
 
     def on_validation_batch_end(self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, *_: Any) -> None:
         for episode in outputs:
-            values = (episode.success, episode.reward, len(episode.turns), bool(episode.failed))
+            values = (episode.success, episode.reward, len(episode.turns), bool(episode.failed), episode.score)
             for name, value in zip(FIGURES, values, strict=True):
-                self.played[name][episode.task.id] = (episode.task.kind, float(value))
+                if value is not None:
+                    self.played[name][episode.task.id] = (episode.task.kind, float(value))
 
     def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         if trainer.state.fn not in ("validate", "test"):
@@ -58,7 +60,7 @@ class EvaluationTable(L.Callback):
             "checkpoint": None if trainer.ckpt_path is None else str(trainer.ckpt_path),
             "context": data.evaluate_with_context,
             "temperature": data.evaluation_sampling.temperature,
-            **rates(played["success"]),
+            **rates(played["success"], played["score"]),
             "reward": sums["reward"] / number,
             "turns": sums["turns"] / number,
             "failed": int(sums["failed"]),
@@ -83,16 +85,18 @@ def fresh() -> dict[str, Results]:
     return {name: {} for name in FIGURES}
 
 
-def rates(played: Results) -> dict[str, Any]:
-    """Results of a panel → success, interval and n, as a whole and in ``kinds``."""
+def rates(played: Results, scores: Results | None = None) -> dict[str, Any]:
+    """Results of a panel → success, interval, n and any mean score, as a whole and in ``kinds``."""
 
-    def rate(successes: list[float]) -> dict[str, Any]:
-        mean, low, high = wilson(sum(successes), len(successes))
-        return {"success": mean, "interval": [low, high], "n": len(successes)}
+    def rate(tasks: list[str]) -> dict[str, Any]:
+        mean, low, high = wilson(sum(played[task][1] for task in tasks), len(tasks))
+        scored = [scores[task][1] for task in tasks if task in scores] if scores else []
+        score = {"score": sum(scored) / len(scored)} if scored else {}
+        return {"success": mean, "interval": [low, high], "n": len(tasks), **score}
 
     kinds = sorted({kind for kind, _ in played.values()})
-    by_kind = {kind: rate([success for k, success in played.values() if k == kind]) for kind in kinds}
-    return {**rate([success for _, success in played.values()]), "kinds": by_kind}
+    by_kind = {kind: rate([task for task, (k, _) in played.items() if k == kind]) for kind in kinds}
+    return {**rate(list(played)), "kinds": by_kind}
 
 
 def table(report: dict[str, Any]) -> Table:
@@ -107,10 +111,12 @@ def table(report: dict[str, Any]) -> Table:
         caption_justify="left",
     )
     result.add_column("tasks")
-    for name in ("n", "success", "95 % interval"):
+    for name in ("n", "success", "95 % interval", *(["score"] if "score" in report else [])):
         result.add_column(name, justify="right")
     for name, part in [*report["kinds"].items(), ("all", report)]:
         low, high = part["interval"]
-        cells = str(part["n"]), f"{100 * part['success']:.1f} %", f"{100 * low:.1f} – {100 * high:.1f} %"
+        cells = [str(part["n"]), f"{100 * part['success']:.1f} %", f"{100 * low:.1f} – {100 * high:.1f} %"]
+        if "score" in report:
+            cells.append(f"{part['score']:.3f}" if "score" in part else "–")
         result.add_row(Text(shown(name, 80)), *cells, style="bold" if part is report else None)
     return result

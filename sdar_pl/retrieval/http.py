@@ -89,7 +89,7 @@ class HttpRetriever(PassageRetriever):
                 self._breaker.worked()
                 return [passages[:wanted] for passages, (_, wanted) in zip(found, searches, strict=True)]
             except self._failures as error:
-                reason = " ".join(str(error).split()) or type(error).__name__
+                reason = next(iter(str(error).splitlines()), "") or type(error).__name__
             self._breaker.refuse()
             if attempt < self.retries:
                 time.sleep(self.backoff * 2**attempt * random.uniform(0.5, 1.0))

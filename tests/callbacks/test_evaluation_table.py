@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -60,6 +61,29 @@ def test_a_panel(
     assert "1 failed and count as no success" in out
     assert "40.0 %" in out
     assert "16.8 – 68.7 %" in out
+
+
+def scored(number: int, task: str, teacher: bool) -> Episode:
+    """As ``panel_of``; the first two episodes have a score."""
+    played = panel_of(number, task, teacher)
+    if int(task) < 2:
+        played.turns[-1].observation = replace(played.turns[-1].observation, score=1.0 - int(task) / 2)
+    return played
+
+
+def test_scores_where_an_environment_has_them(
+    tmp_path: Path, make_policy: Callable[..., Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Their mean stands beside success, over the episodes that have one."""
+    trainer, module, data = scripted(
+        tmp_path, make_policy(), [EvaluationTable()], panel_of=scored, panel_tasks=10, logger=False
+    )
+    trainer.validate(module, data, verbose=False)
+    report = json.loads((tmp_path / "validate.json").read_text())
+    assert report["score"] == 0.75
+    assert {kind: part.get("score") for kind, part in report["kinds"].items()} == {"cool": 0.75, "heat": None}
+    lines = [line for line in capsys.readouterr().out.splitlines() if "│" in line]
+    assert [line.rstrip(" │").split()[-1] for line in lines] == ["0.750", "–", "0.750"]
 
 
 def test_a_training_writes_no_table(
