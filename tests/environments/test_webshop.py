@@ -111,6 +111,13 @@ def test_what_the_page_does_not_offer_does_nothing(action: str) -> None:
     assert visit.step(action) == visit.reset()
 
 
+def test_actions_are_read_as_the_official_site_reads_them() -> None:
+    """What follows the bracket is ignored; a second bracket makes it another, unknown action."""
+    found = session().step("search[red shirt]")
+    assert session().step(" SEARCH[red shirt] and then buy") == found
+    assert session().step("search[red shirt") == session().step("search[red [shirt]]") == session().reset()
+
+
 def test_a_search_of_10_000_characters_and_one_without_results() -> None:
     visit = session()
     assert "Page 1" in visit.step(f"search[{'red shirt ' * 1000}]").text

@@ -17,7 +17,7 @@ from sdar_pl.environments.webshop.store import Store
 from sdar_pl.types import Observation
 
 SEPARATOR = " [SEP] "
-_ACTION = re.compile(r"(\w+)\[(.+)\]", re.DOTALL)
+_ACTION = re.compile(r"(.+)\[(.+)\]")  # the official one: from the last bracket that opens to the last that closes
 _DETAILS = ("description", "features", "reviews")
 _BACK, _PREVIOUS, _NEXT, _BUY = "Back to Search", "< Prev", "Next >", "Buy Now"
 
@@ -51,7 +51,7 @@ class WebShopSession(Session):
     def step(self, action: str) -> Observation:
         if self.ended is not None:
             return replace(self.ended, reward=0.0)
-        parsed = _ACTION.fullmatch(action.strip().lower())
+        parsed = _ACTION.match(action.strip().lower())
         if parsed:
             verb, words = parsed[1], parsed[2].strip()
             if verb == "search" and words:
