@@ -183,12 +183,9 @@ class Store:
 
         written = self._noted("human", found.asin)
         sources = {"human": human_goals(written), "synthetic": synthetic_goals(found, note)}
-        for source, goals in sources.items():
-            for goal in goals:
-                if not goal["attributes"]:
-                    self._count("goal without attributes")
-                    continue
-                body = json.dumps(goal, ensure_ascii=False)
-                connection.execute(
-                    "insert into goals (source, asin, body) values (?, ?, ?)", (source, found.asin, body)
-                )
+        goals = [(source, goal) for source, some in sources.items() for goal in some]
+        good = [
+            (source, found.asin, json.dumps(goal, ensure_ascii=False)) for source, goal in goals if goal["attributes"]
+        ]
+        self._count("goal without attributes", len(goals) - len(good))
+        connection.executemany("insert into goals (source, asin, body) values (?, ?, ?)", good)
