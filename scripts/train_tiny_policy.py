@@ -43,8 +43,8 @@ def main() -> None:
     torch.set_num_threads(args.threads)
 
     recipe = RECIPES[args.environment]()
-    recipe.steps = args.steps or recipe.steps
-    recipe.easy = recipe.easy if args.easy is None else args.easy
+    args.steps = recipe.steps = args.steps or recipe.steps
+    args.easy = recipe.easy = recipe.easy if args.easy is None else args.easy
     tokenizer = load_tokenizer(str(args.start)) if args.start else make_tokenizer(recipe)
     if args.start:
         model = Qwen2ForCausalLM.from_pretrained(args.start, dtype=torch.float32)

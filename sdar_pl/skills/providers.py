@@ -77,8 +77,9 @@ class SkillContext(ContextProvider):
     """Skills as privileged context.
 
     Args:
-        library: a library of the package: "household" (short texts, for the tiny policy) or "alfworld" (fuller texts,
-            for models that were never trained on the game), or "webshop". Ignored where ``folder`` is set.
+        library: a library of the package: "household", "synthetic_shop", "fiction" (short texts, for the tiny policies)
+            or "alfworld", "webshop", "search_qa" (fuller texts, for models that were never trained on the task).
+            Ignored where ``folder`` is set.
         folder: a folder of your own skills, one markdown file each (format: skills/library.py).
         retriever: chooses the skills for a task; null means ``ByKind``.
 

@@ -23,7 +23,10 @@ PARTS = {
     "teachers": ("quickstart.yaml",),
     "contexts": ("quickstart.yaml", "alfworld/sdar.yaml"),
     "models": ("household/sdar.yaml", "alfworld/sdar.yaml", "alfworld/conversation.yaml"),
-    "hardware": ("household/sdar.yaml", "alfworld/sdar.yaml", "alfworld/conversation.yaml", "webshop/sdar.yaml"),
+    "hardware": (
+        *("household/sdar.yaml", "alfworld/sdar.yaml", "alfworld/conversation.yaml", "webshop/sdar.yaml"),
+        "search_qa/sdar.yaml",
+    ),
 }
 
 
