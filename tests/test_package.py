@@ -15,7 +15,7 @@ import pytest
 from helpers import ROOT
 
 #: imported module → the distribution that brings it, where the names differ
-DISTRIBUTIONS = {"yaml": "pyyaml", "Stemmer": "pystemmer"}
+DISTRIBUTIONS = {"faiss": "faiss-cpu", "yaml": "pyyaml", "Stemmer": "pystemmer"}
 PROGRAM = """
 import importlib, pathlib, pkgutil, sys
 import sdar_pl

@@ -45,7 +45,16 @@ def test_an_episode_as_json() -> None:
     first, last = line.pop("turns")
     assert line == {
         **{"iteration": 7, "split": "train", "task": "a", "kind": "look", "text": "find the desk"},
-        **{"group": 0, "index": 0, "success": True, "reward": 10.0, "score": None, "penalty": 0.0, "failed": "", "overflow": False},
+        **{
+            "group": 0,
+            "index": 0,
+            "success": True,
+            "reward": 10.0,
+            "score": None,
+            "penalty": 0.0,
+            "failed": "",
+            "overflow": False,
+        },
         **{"context": "Look behind you.", "first": "You are in a room."},
     }
     assert first["tokens"] == [65, 66]

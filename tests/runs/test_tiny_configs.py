@@ -77,6 +77,8 @@ def test_a_run_whose_retriever_goes_down_is_resumed(tmp_path: Path, capfd: pytes
         assert "Traceback" not in error
         peer.fault, limit = "", 10**9
         last = broken / "checkpoints" / "last.ckpt"
-        resumed = run_here("fit", *base, "--trainer.default_root_dir", str(tmp_path / "broken"), "--ckpt_path", str(last))
+        resumed = run_here(
+            "fit", *base, "--trainer.default_root_dir", str(tmp_path / "broken"), "--ckpt_path", str(last)
+        )
     assert resumed == broken
     same(whole, resumed)
