@@ -1,4 +1,4 @@
-"""The tiny shopper and the tiny researcher: their teachers are better, and a run of each learns and survives outages."""
+"""Tiny shopper and tiny researcher: their teachers are better, and a run of each learns and survives outages."""
 
 from __future__ import annotations
 
