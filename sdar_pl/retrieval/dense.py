@@ -66,7 +66,7 @@ class Dense(PassageRetriever):
         self._passages, folder = open_index(corpus, index, "dense", self._build, **facts)
         self._index = self.faiss.read_index(str(folder / _VECTORS), self.faiss.IO_FLAG_MMAP)
         # Sessions that step at the same time share a forward pass.
-        self._embed_query: Batcher[str, npt.NDArray[np.float32]] = Batcher(self._queries, batch, wait=0.002)
+        self._embed_query: Batcher[str, npt.NDArray[np.float32]] = Batcher(self._each_query, batch, wait=0.002)
 
     def retrieve(self, queries: Sequence[str], topk: int) -> list[list[Passage]]:
         """The ``topk`` passages of the greatest cosine similarity, for each query."""
@@ -88,6 +88,9 @@ class Dense(PassageRetriever):
         pooled = (states * mask).sum(1) / mask.sum(1).clamp(min=1) if self.mean else states[:, 0]
         vectors: npt.NDArray[np.float32] = torch.nn.functional.normalize(pooled, dim=-1).cpu().numpy()
         return vectors
+
+    def _each_query(self, queries: Sequence[str]) -> list[npt.NDArray[np.float32]]:
+        return list(self._queries(queries))
 
     def _queries(self, queries: Sequence[str]) -> npt.NDArray[np.float32]:
         return np.concatenate(
