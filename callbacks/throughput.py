@@ -19,6 +19,7 @@ class Throughput(L.Callback):
     part of it) – of the slowest rank, for which the others wait – and, summed over ranks, ``rollout/generated_tokens``,
     ``rollout/prefilled_tokens`` and ``rollout/tokens_per_s`` (generated tokens a second of rollout). Peak memory of the
     rank with the most: ``memory/rollout_gib`` (since the last update, so with scoring) and ``memory/update_gib``.
+    ``memory/halved``: how often a micro-batch was halved after an out-of-memory error, where there was any.
     """
 
     def __init__(self) -> None:
@@ -41,8 +42,11 @@ class Throughput(L.Callback):
         rollout_s, score_s, update_s = reduce(trainer, times, "max")
         memory = [self.rollout_gib, peak_gib(trainer.strategy.root_device)]
         rollout_gib, update_gib = reduce(trainer, memory, "max")
-        generated, prefilled = reduce(trainer, [float(iteration.generated), float(iteration.prefilled)], "sum")
-        module_of(trainer).write(
+        module, budget = module_of(trainer), module_of(trainer).data.budget
+        counts = [float(iteration.generated), float(iteration.prefilled), float(budget.errors)]
+        generated, prefilled, halved = reduce(trainer, counts, "sum")
+        budget.errors = 0
+        module.write(
             {
                 "time/rollout_s": rollout_s,
                 "time/score_s": score_s,
@@ -52,6 +56,7 @@ class Throughput(L.Callback):
                 "rollout/generated_tokens": generated,
                 "rollout/prefilled_tokens": prefilled,
                 "rollout/tokens_per_s": generated / rollout_s if rollout_s > 0 else 0.0,
+                **({"memory/halved": halved} if halved else {}),
             }
         )
 

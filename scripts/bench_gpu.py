@@ -63,6 +63,7 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
     from sdar_pl.modeling.prefix_tree import pack
     from sdar_pl.objectives import GRPO, SDAR
     from sdar_pl.policy import LoRA, Policy
+    from sdar_pl.sampling.budget import Budget
     from sdar_pl.scoring import set_teacher_logprobs
     from sdar_pl.teachers import Current
 
@@ -126,12 +127,13 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
 
+    budget = Budget(args.micro_batch_tokens)
     rounds: dict[str, list[float]] = {"rollout_tokens_per_s": [], "score_s": [], "update_s": []}
 
     def look(rows: list[Row]) -> None:
         if objective.needs_teacher:
             with policy.whole():
-                set_teacher_logprobs(rows, policy, Current(), temperature=1.0, budget=args.micro_batch_tokens)
+                set_teacher_logprobs(rows, policy, Current(), temperature=1.0, budget=budget)
 
     for number in range(args.runs + 1):
         policy.train()

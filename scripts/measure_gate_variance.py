@@ -27,6 +27,7 @@ from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import EpisodeSlot, PlayRules, play
 from sdar_pl.runtime.checkpoint_files import newest_good, read_checkpoint
 from sdar_pl.runtime.messages import PlainParser
+from sdar_pl.sampling.budget import Budget
 from sdar_pl.scoring import set_teacher_logprobs
 from sdar_pl.skills.providers import SkillContext
 from sdar_pl.teachers import Current
@@ -44,7 +45,7 @@ def gradients(policy: Policy, episodes: int, beta: float, seed: int) -> tuple[np
     with policy.whole():
         played = play(household, slots, engine, prompter, Sampling(1.0, max_new_tokens=24), PlayRules(max_turns=12))
         rows = [row for n, episode in enumerate(played) for row in rows_of(episode, n, "conversation")]
-        set_teacher_logprobs(rows, policy, Current(), temperature=1.0, budget=16384)
+        set_teacher_logprobs(rows, policy, Current(), temperature=1.0, budget=Budget(16384))
     weights = [parameter for _, parameter in policy.trained()]
     found: list[list[np.ndarray]] = [[], []]
     gaps = []

@@ -29,9 +29,11 @@ from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import PlayRules, play
 from sdar_pl.runtime.ranks import gather_to_rank_zero, rank, world
+from sdar_pl.sampling.budget import Budget
 from sdar_pl.sampling.compatibility import refuse_biased_sampling, refuse_incompatible_parts
 from sdar_pl.sampling.contexts import add_hindsight_contexts, update_context_provider
 from sdar_pl.sampling.dynamic_sampling import roll_out
+from sdar_pl.sampling.fit_to_device import fit_to_device
 from sdar_pl.sampling.iteration import Iteration, refuse_empty, restore
 from sdar_pl.sampling.slots import panel_slots, training_slots
 from sdar_pl.sampling.tasks import choose_panel, draw, optimizer_steps, tasks_of_split
@@ -62,7 +64,7 @@ class RolloutDataModule(L.LightningDataModule):
         max_refills: drop groups whose rewards are all equal and roll out others in their place, at most this many times
             (DAPO's dynamic sampling; 0: train on every group). Distillation on dropped groups is dropped as well.
         steps_per_iteration: optimizer steps an iteration.
-        micro_batch_tokens: tokens of one forward and backward pass; of a prefix that its rows share, once.
+        micro_batch_tokens: tokens of a forward and backward pass (shared prefixes: once); "auto": what fits, ≤ 16,384.
         train_split: name of the environment's split to train on.
         validation_split: name of the split that validation plays.
         test_split: name of the split that ``test`` and ``predict`` play.
@@ -92,7 +94,7 @@ class RolloutDataModule(L.LightningDataModule):
         group_size: int = 8,
         max_refills: int = 0,
         steps_per_iteration: int = 1,
-        micro_batch_tokens: int = 16384,
+        micro_batch_tokens: int | Literal["auto"] = 16384,
         train_split: str = "train",
         validation_split: str = "validation",
         test_split: str = "test",
@@ -107,15 +109,14 @@ class RolloutDataModule(L.LightningDataModule):
         if max_refills and group_size < 2:
             raise UserError("data.max_refills: rewards in a group of one never differ; set it to 0 or raise group_size")
         advantage.validate(group_size)
-        self.policy, self.objective = policy, objective
-        self.teacher, self.teacher_refresh = teacher, teacher_refresh
+        self.policy, self.objective, self.teacher, self.teacher_refresh = policy, objective, teacher, teacher_refresh
         self.environment, self.engine, self.prompter = environment, engine, prompter
         self.context, self.advantage, self.rules = context, advantage, play
         self.tasks_per_iteration = between("data.tasks_per_iteration", tasks_per_iteration, 1, 100_000)
         self.group_size = between("data.group_size", group_size, 1, 10_000)
         self.max_refills = at_least("data.max_refills", max_refills, 0)
         self.steps_per_iteration = at_least("data.steps_per_iteration", steps_per_iteration, 1)
-        self.micro_batch_tokens = at_least("data.micro_batch_tokens", micro_batch_tokens, 1)
+        self.budget = Budget(micro_batch_tokens)
         self.splits = {"train": train_split, "validate": validation_split, "test": test_split}
         self.panel_tasks, self.seed = at_least("data.panel_tasks", panel_tasks, 1), at_least("data.seed", seed, 0)
         self.train_with_context, self.evaluate_with_context = train_with_context, evaluate_with_context
@@ -136,6 +137,9 @@ class RolloutDataModule(L.LightningDataModule):
         5. Let the context provider learn from the outcomes.
         6. Pack the rows into the micro-batches of the iteration's optimizer steps.
         """
+        episodes = len(self.share(self.tasks_per_iteration)) * self.group_size
+        length = self.sampling.max_new_tokens, self.rules.max_turns
+        fit_to_device(self.budget, self.engine, self.policy, self.prompter, self.objective, episodes, *length)
         began = time.perf_counter()
         self.engine.sync(self.policy)
         rollout = roll_out(partial(self._play, epoch), self.share(self.tasks_per_iteration), self.max_refills)
@@ -151,7 +155,7 @@ class RolloutDataModule(L.LightningDataModule):
             teacher=self.teacher if self.teacher_refresh == "iteration" else None,
             with_old=self.steps_per_iteration > 1,
             temperature=self.sampling.temperature,
-            budget=self.micro_batch_tokens,
+            budget=self.budget,
             iteration=epoch,
         )
         update_context_provider(self.context, [*rollout.episodes, *rollout.dropped])
@@ -190,7 +194,7 @@ class RolloutDataModule(L.LightningDataModule):
             rows,
             step_of=optimizer_steps(self.tasks_per_iteration, epoch, self.steps_per_iteration, self.seed),
             steps=self.steps_per_iteration,
-            budget=self.micro_batch_tokens,
+            budget=self.budget.take(),
             pad=self.policy.tokenizer.pad_token_id or 0,
             with_teacher=self.objective.needs_teacher and self.teacher_refresh == "step",
             shared=self.policy.shares_prefixes,

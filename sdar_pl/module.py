@@ -12,14 +12,14 @@ from functools import partial
 from typing import Any, Literal
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
+from torch import Tensor
 
 from sdar_pl.batch import Batch
 from sdar_pl.checks import at_least, positive
 from sdar_pl.datamodule import RolloutDataModule
-from sdar_pl.errors import UserError
+from sdar_pl.modeling.logprobs import LogProbs
 from sdar_pl.objectives import Correction, Objective
 from sdar_pl.objectives.corrections import TruncatedImportance, chosen, records, with_sample_size
 from sdar_pl.policy import Policy
@@ -32,11 +32,11 @@ from sdar_pl.runtime.precision import take_true_precision
 from sdar_pl.runtime.run_fingerprint import fingerprint_of, refuse_mismatch
 from sdar_pl.runtime.words import metric_name
 from sdar_pl.sampling.anomalies import Anomalies
-from sdar_pl.sampling.compatibility import refuse_different_halves
+from sdar_pl.sampling.compatibility import refuse_different_halves, refuse_unserved_objective
 from sdar_pl.sampling.figures import figures
 from sdar_pl.sampling.predictions import Predictions
 from sdar_pl.sampling.run_settings import run_settings
-from sdar_pl.sampling.tasks import UPDATE
+from sdar_pl.sampling.tasks import update_seed
 from sdar_pl.teachers import Current, Teacher
 from sdar_pl.types import Task
 
@@ -74,17 +74,8 @@ class SDARModule(L.LightningModule):
         max_skipped_steps: int | None = 3,
     ) -> None:
         super().__init__()
-        if objective.needs_reference and policy.lora is None:
-            raise UserError(
-                "model.objective.reference_coefficient: the reference view needs adapters to switch off; "
-                "add model.policy.lora or set it to 0"
-            )
+        refuse_unserved_objective(objective, policy, teacher_refresh)
         teacher.check(policy)
-        if objective.shapes_iteration and teacher_refresh == "step":
-            raise UserError(
-                "model.teacher_refresh: this objective shapes the advantages of a whole iteration at once, before its "
-                "first step; set it to iteration"
-            )
         self.policy, self.objective = policy, objective
         self.teacher, self.teacher_refresh = teacher, teacher_refresh
         self.make_optimizer, self.make_scheduler = optimizer, scheduler
@@ -160,16 +151,13 @@ class SDARModule(L.LightningModule):
             self.steps.begin(self.trainer.current_epoch + 1, number)
             self.anomalies.begin_step()
         if batch_idx == 0:  # dropout's stream belongs to the iteration, so that a resumed run draws the same
-            seeds = [self.data.seed, UPDATE, self.trainer.current_epoch, self.trainer.global_rank]
-            torch.manual_seed(int(np.random.SeedSequence(seeds).generate_state(1)[0]))
+            torch.manual_seed(update_seed(self.data.seed, self.trainer.current_epoch, self.trainer.global_rank))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Mapping[str, Any]:
         """The loss of one micro-batch, and per-token records [B, R] for the callbacks."""
         if batch.teacher_batch is not None:
             batch = self._read_as_teacher(batch, batch.teacher_batch)
-        student, entropy, student_top, _ = self.policy.logprobs(
-            batch, temperature=self.data.sampling.temperature, entropy=True, top=batch.top_tokens
-        )
+        student, entropy, student_top, _ = self.data.budget.forward(self._read_as_student, batch)
         inputs = batch.loss_inputs(
             student,
             entropy=entropy,
@@ -199,6 +187,16 @@ class SDARModule(L.LightningModule):
         # Lightning divides by the number of micro-batches; the objective has divided by the step's tokens already.
         return {"loss": outputs.loss * micro_batches, "tokens": outputs.tokens}
 
+    def _read_as_student(self, batch: Batch) -> LogProbs:
+        with self.trainer.precision_plugin.forward_context():  # once more in backward, for a micro-batch in halves
+            return self.policy.logprobs(
+                batch, temperature=self.data.sampling.temperature, entropy=True, top=batch.top_tokens
+            )
+
+    def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
+        """In halves where the micro-batch does not fit into memory."""
+        self.data.budget.backward(loss, [weight for _, weight in self.policy.trained()])
+
     def _read_as_teacher(self, batch: Batch, teacher_batch: Batch) -> Batch:
         """The batch with the teacher's log-probs under the weights of this optimizer step.
 
@@ -206,8 +204,9 @@ class SDARModule(L.LightningModule):
         doing so between forward and backward would corrupt the gradient.
         """
         top_k = self.objective.teacher_top_k or None
+        read = partial(self.policy.logprobs, temperature=self.data.sampling.temperature, top=top_k)
         with self.policy.whole(), self.teacher.view(self.policy):
-            seen = self.policy.logprobs(teacher_batch, temperature=self.data.sampling.temperature, top=top_k)
+            seen = self.data.budget.read(read, teacher_batch)
         return replace(batch, teacher_logprobs=seen.values, top_tokens=seen.top_tokens, teacher_top=seen.top)
 
     def optimizer_step(

@@ -53,6 +53,7 @@ class Policy(nn.Module):
         gradient_checkpointing: trade time for memory in the decoder layers.
         attention: the transformers attention implementation; "prefix_tree" is sdpa that reads a prefix of several
             rows once, where the model can (modeling/prefix_tree.py).
+        folded_lora: compute LoRA on a plain base as one product in scoring and update (modeling/folded_lora.py).
         gguf_file: read the weights from this GGUF file in the model folder.
         random_weights: build from the configuration, without weights.
         logits_chunk: number of tokens whose logits exist at one time, at least 1.
@@ -66,6 +67,7 @@ class Policy(nn.Module):
         quantization: Literal["nf4", "int8"] | None = None,
         gradient_checkpointing: bool = False,
         attention: Literal["sdpa", "prefix_tree", "eager", "flash_attention_2"] = "sdpa",
+        folded_lora: bool = False,
         gguf_file: str | None = None,
         random_weights: bool = False,
         logits_chunk: int = 512,
@@ -75,7 +77,7 @@ class Policy(nn.Module):
             raise UserError("model.policy.quantization: a quantised base cannot be trained; add model.policy.lora")
         at_least("model.policy.logits_chunk", logits_chunk, 1)
         self.source = ModelSource(model, gguf_file, random_weights)
-        self.lora, self.quantization = lora, quantization
+        self.lora, self.folded_lora, self.quantization = lora, folded_lora, quantization
         self.base_dtype, self.attention = DTYPES[dtype], attention
         self.gradient_checkpointing, self.logits_chunk = gradient_checkpointing, logits_chunk
         path = self.source.located()
@@ -103,7 +105,7 @@ class Policy(nn.Module):
         self.shares_prefixes = self.attention == prefix_tree.NAME and prefix_tree.enable(net)
         self.fingerprint = fingerprint(net, self.source)
         if self.lora is not None:
-            net = adapt(net, self.lora)
+            net = adapt(net, self.lora, self.folded_lora)
         elif self.base_dtype == torch.bfloat16:
             warnings.warn("training all weights in bfloat16 loses small updates; prefer LoRA or float32", stacklevel=2)
         if self.gradient_checkpointing:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -21,6 +22,7 @@ from sdar_pl.objectives import Advantage, Objective
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.finite import blame
 from sdar_pl.runtime.ranks import all_gather, rank
+from sdar_pl.sampling.budget import Budget
 from sdar_pl.teachers import Teacher
 from sdar_pl.types import Episode
 
@@ -35,7 +37,7 @@ def score(
     teacher: Teacher | None,
     with_old: bool,
     temperature: float,
-    budget: int,
+    budget: Budget,
     iteration: int,
 ) -> None:
     """Fill in the rows' advantages and log-probs. Belongs inside ``Policy.whole()``; collective.
@@ -54,7 +56,7 @@ def score(
         with_old: compute old log-probs. An iteration of one optimizer step needs none: they are the detached
             student's.
         temperature: temperature of the rollout.
-        budget: tokens of one forward pass (``pack``).
+        budget: of one forward pass (``pack``).
         iteration: number of the iteration, for schedules.
     """
     set_advantages(rows, episodes, advantage)
@@ -132,13 +134,13 @@ def shape_advantages(rows: Sequence[Row], episodes: Sequence[Episode], objective
 # ---------------------------------------------------------------------- log-probs
 
 
-def set_old_logprobs(rows: Sequence[Row], policy: Policy, temperature: float, budget: int) -> None:
+def set_old_logprobs(rows: Sequence[Row], policy: Policy, temperature: float, budget: Budget) -> None:
     """Old log-probs: the policy's own, before the first update of the iteration."""
     for row, logprobs in zip(rows, _forward("old", rows, policy, temperature, budget), strict=True):
         row.old_logprobs = logprobs.values.tolist()
 
 
-def set_reference_logprobs(rows: Sequence[Row], policy: Policy, temperature: float, budget: int) -> None:
+def set_reference_logprobs(rows: Sequence[Row], policy: Policy, temperature: float, budget: Budget) -> None:
     """Reference log-probs: the same rows with the adapters off. Raises ``UserError`` without adapters."""
     with policy.reference():
         for row, logprobs in zip(rows, _forward("reference", rows, policy, temperature, budget), strict=True):
@@ -146,7 +148,7 @@ def set_reference_logprobs(rows: Sequence[Row], policy: Policy, temperature: flo
 
 
 def set_teacher_logprobs(
-    rows: Sequence[Row], policy: Policy, teacher: Teacher, temperature: float, budget: int, top_k: int = 0
+    rows: Sequence[Row], policy: Policy, teacher: Teacher, temperature: float, budget: Budget, top_k: int = 0
 ) -> None:
     """Teacher log-probs of the same responses after the teacher's prompt, and with ``top_k`` its likeliest tokens.
 
@@ -161,17 +163,18 @@ def set_teacher_logprobs(
 
 
 def _forward(
-    whose: str, rows: Sequence[Row], policy: Policy, temperature: float, budget: int, top_k: int = 0
+    whose: str, rows: Sequence[Row], policy: Policy, temperature: float, budget: Budget, top_k: int = 0
 ) -> list[LogProbs]:
     """Log-probs of each row's response tokens, on the CPU and without padding; in eval mode, without gradient.
 
     Raises ``UserError`` for a log-prob that is not finite; ``whose`` log-probs they are, for its message.
     """
     results: dict[int, LogProbs] = {}
+    read = partial(policy.logprobs, temperature=temperature, top=top_k or None)
     with policy.evaluating():
-        for chunk in pack([row.tokens for row in rows], budget, policy.shares_prefixes):
+        for chunk in pack([row.tokens for row in rows], budget.take(), policy.shares_prefixes):
             batch = collate([rows[i] for i in chunk]).to(policy.device)
-            values, _, top, top_tokens = policy.logprobs(batch, temperature=temperature, top=top_k or None)
+            values, _, top, top_tokens = budget.read(read, batch)
             values = values.cpu()
             if not values.isfinite().all():
                 raise UserError(

@@ -20,6 +20,7 @@ from sdar_pl.objectives.advantages import GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import EpisodeSlot, PlayRules, play
+from sdar_pl.sampling.budget import Budget
 from sdar_pl.scoring import (
     score,
     set_old_logprobs,
@@ -53,9 +54,10 @@ def fill(
     old: bool = False,
     reference: bool = False,
     temperature: float = 1.0,
-    budget: int = 200,
+    tokens: int = 200,
     top_k: int = 0,
 ) -> None:
+    budget = Budget(tokens)
     if old:
         set_old_logprobs(rows, policy, temperature, budget)
     if teacher:
@@ -108,7 +110,7 @@ def test_a_teacher_without_context_is_the_student(make_policy: MakePolicy) -> No
     """Gap exactly 0: the same batches give the same bits, in eval mode as in training."""
     policy = make_policy()
     rows = played(policy, "conversation", ("", ""))
-    fill(policy, rows, teacher=Current(), old=True, budget=10_000)
+    fill(policy, rows, teacher=Current(), old=True, tokens=10_000)
     assert all(row.teacher_logprobs == row.old_logprobs for row in rows)
     policy.train()
     batch = collate(sorted(rows, key=lambda row: -len(row.tokens)))
@@ -123,7 +125,7 @@ def test_the_budget_changes_nothing(make_policy: MakePolicy, budget: int) -> Non
     rows = played(policy, "conversation")
     fill(policy, rows, teacher=Current())
     before = [row.teacher_logprobs for row in rows]
-    fill(policy, rows, teacher=Current(), budget=budget)
+    fill(policy, rows, teacher=Current(), tokens=budget)
     for row, values in zip(rows, before, strict=True):
         torch.testing.assert_close(torch.tensor(row.teacher_logprobs), torch.tensor(values), atol=2e-5, rtol=0)
 
@@ -216,7 +218,7 @@ def test_an_objective_is_given_what_it_reads(
     if at_every_step and objective.shapes_iteration:
         return  # refused by the module
     parts = {"policy": policy, "objective": objective, "advantage": GroupAdvantage(scale="none"), "teacher": teacher}
-    score(rows, episodes, **parts, with_old=with_old, temperature=1.0, budget=200, iteration=0)  # type: ignore[arg-type]
+    score(rows, episodes, **parts, with_old=with_old, temperature=1.0, budget=Budget(200), iteration=0)  # type: ignore[arg-type]
     names = {
         n for n in ("old", "teacher", "reference") if any(getattr(row, f"{n}_logprobs") is not None for row in rows)
     }

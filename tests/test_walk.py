@@ -17,6 +17,7 @@ from sdar_pl.objectives import SDAR, GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import PlayRules, play
+from sdar_pl.sampling.budget import Budget
 from sdar_pl.sampling.slots import EpisodeSlot
 from sdar_pl.scoring import score
 from sdar_pl.teachers import Current
@@ -63,7 +64,7 @@ def test_the_walk(history: str, make_policy: Callable[..., Policy]) -> None:
             teacher=Current(),
             with_old=False,
             temperature=1.0,
-            budget=500,
+            budget=Budget(500),
             iteration=0,
         )
     assert row.teacher_logprobs is not None

@@ -26,7 +26,7 @@ from sdar_pl.commands.value_checks import try_optimizer
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.engines import Engine, RolloutSize, Sampling
 from sdar_pl.errors import UserError
-from sdar_pl.modeling.memory import Memory, Update, optimizer_bytes, update_bytes
+from sdar_pl.modeling.memory import Memory, Update, height, optimizer_bytes, update_bytes
 from sdar_pl.modeling.skeleton import Skeleton, build_skeleton
 from sdar_pl.module import SDARModule
 from sdar_pl.objectives import Estimator
@@ -36,6 +36,7 @@ from sdar_pl.runtime.config_files import add_places
 from sdar_pl.runtime.precision import TRUE_PRECISIONS
 from sdar_pl.runtime.strategy import FSDP2Strategy
 from sdar_pl.runtime.words import bytes_in_words
+from sdar_pl.sampling.budget import MOST_TOKENS
 from sdar_pl.teachers import Teacher
 
 
@@ -82,11 +83,6 @@ class Plan:
     @property
     def peaks(self) -> dict[str, int]:
         """Phase → bytes at its height."""
-
-        def height(phase: dict[str, Memory]) -> int:
-            together = sum(part.size for part in phase.values() if not part.in_turn)
-            return together + max((part.size for part in phase.values() if part.in_turn), default=0)
-
         return {"rollout": height(self.fixed | self.rollout), "update": height(self.fixed | self.update)}
 
     def as_json(self) -> str:
@@ -139,7 +135,7 @@ def refuse_numbers(config: Any) -> None:
     """Raises ``UserError`` for numbers out of range. A plan makes neither module nor datamodule, which check them."""
     data = config.data
     for name in ("tasks_per_iteration", "group_size", "steps_per_iteration", "micro_batch_tokens"):
-        at_least(f"data.{name}", data[name], 1)
+        at_least(f"data.{name}", None if data[name] == "auto" else data[name], 1)
     at_least("model.policy.logits_chunk", config.model.policy.init_args.logits_chunk, 1)
     Sampling(**vars(data.sampling)).check("data.sampling")
     PlayRules(**vars(data.play))
@@ -199,7 +195,8 @@ def update(config: Any, model: Skeleton, ranks: int, shards: int) -> dict[str, M
     """What the forward and backward of one micro-batch take, and the gradients."""
     policy, data, prompter = config.model.policy.init_args, config.data, config.data.prompter.init_args
     length = prompter.max_prompt_tokens + data.sampling.max_new_tokens
-    rows = max(1, data.micro_batch_tokens // length)
+    most = MOST_TOKENS if data.micro_batch_tokens == "auto" else data.micro_batch_tokens
+    rows = max(1, most // length)
     turns = data.play.max_turns if prompter.history == "conversation" else 1
     responses = rows * min(turns * data.sampling.max_new_tokens, length - 1)
     measure = partial(

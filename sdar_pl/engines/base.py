@@ -108,6 +108,8 @@ class Engine(ABC):
     #: counted since ``sync``: tokens run through the model as prompt, and tokens sampled
     prefilled: int = 0
     generated: int = 0
+    #: whether ``fit`` has something to choose
+    auto: bool = False
     #: whether the log-probs are those of other weights or kernels than the trainer's
     off_policy: bool = False
 
@@ -125,6 +127,12 @@ class Engine(ABC):
         An engine in a process of its own takes nothing here.
         """
         return {}
+
+    def fit(self, model: Skeleton, rollout: RolloutSize, usable: int) -> None:  # noqa: B027 - few have an auto
+        """Choose what is ``auto`` such that ``memory`` takes at most ``usable`` bytes.
+
+        Raises ``UserError`` where nothing does.
+        """
 
     @abstractmethod
     def release(self, sessions: Sequence[int]) -> None:

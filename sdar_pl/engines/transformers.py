@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -21,11 +21,13 @@ from sdar_pl.engines.base import Completion, Engine, Request, RolloutSize, Sampl
 from sdar_pl.engines.inverse_cdf import BYTES_A_LOGIT, draw
 from sdar_pl.engines.kv import COLUMNS_AT_ONCE, Block, gather
 from sdar_pl.errors import UserError
-from sdar_pl.modeling.memory import Memory, prefill_bytes
+from sdar_pl.modeling.memory import Memory, height, prefill_bytes
 from sdar_pl.modeling.skeleton import Skeleton
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.finite import blame
 
+#: "auto" decodes no more episodes at one time
+MOST_ROWS = 256
 #: rows leave the decoding batch once this share of it has finished (leaving copies the cache)
 LEAVE_SHARE = 0.25
 
@@ -43,13 +45,16 @@ class TransformersEngine(Engine):
     """Batched sampling in the training process.
 
     Args:
-        max_rows: episodes decoded at one time.
+        max_rows: episodes decoded at one time; "auto": as many as the device has memory for, at most 256.
         prefill_tokens: padded prompt tokens per forward call.
         keep_cache: keep KV caches between the turns of an episode.
     """
 
-    def __init__(self, max_rows: int = 256, prefill_tokens: int = 16384, keep_cache: bool = True) -> None:
-        self.max_rows = at_least("data.engine.max_rows", max_rows, 1)
+    def __init__(
+        self, max_rows: int | Literal["auto"] = 256, prefill_tokens: int = 16384, keep_cache: bool = True
+    ) -> None:
+        self.auto = max_rows == "auto"
+        self.max_rows = MOST_ROWS if max_rows == "auto" else at_least("data.engine.max_rows", max_rows, 1)
         self.prefill_tokens = at_least("data.engine.prefill_tokens", prefill_tokens, 1)
         self.keep_cache = keep_cache
         self._policy: Policy | None = None
@@ -90,6 +95,16 @@ class TransformersEngine(Engine):
             "prompts": Memory(height + model.unpacked, f"{prompts} × {rollout.prompt_tokens:,} tokens", in_turn=True),
             "sampling": Memory(decoded * model.vocabulary * BYTES_A_LOGIT, in_turn=True),
         }
+
+    def fit(self, model: Skeleton, rollout: RolloutSize, usable: int) -> None:
+        for halvings in range(MOST_ROWS.bit_length()):
+            self.max_rows = MOST_ROWS >> halvings
+            if height(self.memory(model, rollout)) <= usable:
+                return
+        raise UserError(
+            "data.engine.max_rows: auto; not even one episode at a time fits; lower data.engine.prefill_tokens or "
+            "data.prompter.max_prompt_tokens, or set data.engine.keep_cache to false"
+        )
 
     # ------------------------------------------------------------------ prompt → cache and next-token logits
 

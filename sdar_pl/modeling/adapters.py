@@ -35,9 +35,14 @@ class LoRA:
         between("model.policy.lora.dropout", self.dropout, 0, 1, ends="[)")
 
 
-def adapt(net: Any, lora: LoRA) -> Any:
-    """Put adapters on a model. Raises ``UserError`` if ``target_modules`` match none of its layers."""
+def adapt(net: Any, lora: LoRA, folded: bool = False) -> Any:
+    """Put adapters on a model, ``folded`` as in folded_lora.py.
+
+    Raises ``UserError`` if ``target_modules`` match none of its layers.
+    """
     from peft import LoraConfig, get_peft_model
+
+    from sdar_pl.modeling.folded_lora import fold_adapters
 
     config = LoraConfig(
         r=lora.r,
@@ -47,7 +52,7 @@ def adapt(net: Any, lora: LoRA) -> Any:
         task_type="CAUSAL_LM",
     )
     try:
-        return get_peft_model(net, config)
+        adapted = get_peft_model(net, config)
     except ValueError as error:
         if "arget modules" not in str(error):
             raise UserError(f"model.policy.lora: {brief(error)}") from error
@@ -56,3 +61,6 @@ def adapt(net: Any, lora: LoRA) -> Any:
             f"model.policy.lora.target_modules: {lora.target_modules} matches nothing in this model; "
             f"its linear layers are {', '.join(linear)}"
         ) from error
+    if folded:
+        fold_adapters(adapted)
+    return adapted

@@ -10,7 +10,7 @@ import contextlib
 import copy
 import warnings
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from math import ceil
 from typing import Any
@@ -41,6 +41,12 @@ class Memory:
     size: int
     note: str = ""
     in_turn: bool = False
+
+
+def height(parts: Mapping[str, Memory]) -> int:
+    """Bytes at the height of a phase."""
+    together = sum(part.size for part in parts.values() if not part.in_turn)
+    return together + max((part.size for part in parts.values() if part.in_turn), default=0)
 
 
 class AllocationMeter(TorchDispatchMode):  # type: ignore[no-untyped-call]

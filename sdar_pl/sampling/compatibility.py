@@ -7,6 +7,7 @@ from typing import Any
 from sdar_pl.engines.base import Sampling
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import Advantage, Objective
+from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.runtime.ranks import world
 from sdar_pl.skills.providers import ContextProvider, NoContext
@@ -83,3 +84,17 @@ def refuse_different_halves(module: Any, data: Any) -> None:
             raise UserError(
                 f"data.{name}: differs from model.{name}; give SDARModule and RolloutDataModule the same one"
             )
+
+
+def refuse_unserved_objective(objective: Objective, policy: Policy, teacher_refresh: str) -> None:
+    """Raises ``UserError`` for an objective that this policy or this timing of the teacher cannot serve."""
+    if objective.needs_reference and policy.lora is None:
+        raise UserError(
+            "model.objective.reference_coefficient: the reference view needs adapters to switch off; "
+            "add model.policy.lora or set it to 0"
+        )
+    if objective.shapes_iteration and teacher_refresh == "step":
+        raise UserError(
+            "model.teacher_refresh: this objective shapes the advantages of a whole iteration at once, before its "
+            "first step; set it to iteration"
+        )

@@ -90,3 +90,8 @@ def choose_panel(tasks: Sequence[Task], count: int | None) -> list[Task]:
         raise UserError(f"data.panel_tasks: {count} is not between 1 and the split's {len(tasks)} tasks")
     chosen = np.random.default_rng([EVALUATE]).choice(len(tasks), count, replace=False)
     return [tasks[int(i)] for i in np.sort(chosen)]
+
+
+def update_seed(seed: int, epoch: int, rank: int) -> int:
+    """Seed of torch's generator (dropout) for the update of an iteration on a rank."""
+    return int(np.random.SeedSequence([seed, UPDATE, epoch, rank]).generate_state(1)[0])

@@ -198,3 +198,10 @@ def test_the_cache_to_the_byte(planned: Callable[..., dict[str, Any]], models: d
     plan = planned("quickstart.yaml", **{**options(models["qwen3"]), "data__prompter__history": "conversation"})
     a_token = 2 * 2 * 2 * 16 * 4  # keys and values, two layers, two heads, 16 numbers of four bytes
     assert plan["rollout"]["KV cache"] == 96 * (PROMPT + RESPONSE + 64) * a_token
+
+
+def test_auto_is_planned_at_its_most(planned: Callable[..., dict[str, Any]], small: Path) -> None:
+    given = options(small) | {"data__micro_batch_tokens": 16384, "data__engine__max_rows": 256}
+    auto = given | {"data__micro_batch_tokens": "auto", "data__engine__max_rows": "auto"}
+    one, other = (planned("quickstart.yaml", **chosen) for chosen in (given, auto))
+    assert one["peaks"] == other["peaks"]
