@@ -123,7 +123,8 @@ def fitting_tokens(policy: Policy, skeleton: Skeleton, length: int, responses: i
             top_k=top_k,
         ).peak
 
-    one, two = peak(1), peak(2)
+    with torch.enable_grad():  # a rollout has none
+        one, two = peak(1), peak(2)
     rows = (usable - skeleton.unpacked - one) // max(1, two - one) + 1
     if rows < 1:
         raise UserError(f"data.micro_batch_tokens: auto; one row of {length:,} tokens does not fit; {REMEDY}")
