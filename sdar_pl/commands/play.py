@@ -180,7 +180,7 @@ class WatchedTask(RolloutDataModule):
 
     def _gaps(self, rows: Sequence[Row]) -> dict[int, list[float]]:
         """Number of each turn in the rows → Δ of its response's tokens."""
-        temperature, budget = self.sampling.temperature, self.micro_batch_tokens
+        temperature, budget = self.sampling.temperature, self.budget
         set_old_logprobs(rows, self.policy, temperature, budget)
         set_teacher_logprobs(rows, self.policy, self.teacher, temperature, budget)
         gaps: dict[int, list[float]] = {}
