@@ -13,8 +13,11 @@ from sdar_pl.environments.alfworld import AlfWorld
 from sdar_pl.environments.base import Environment
 from sdar_pl.environments.contract import CHECKS, Subject, check
 from sdar_pl.environments.faults import Faulty
+from sdar_pl.environments.gym_text import GymText
 from sdar_pl.environments.household import Household
+from sdar_pl.environments.reasoning_gym import ReasoningGym
 from sdar_pl.environments.search_qa import SearchQA
+from sdar_pl.environments.textarena import TextArena
 from sdar_pl.environments.webshop import WebShop
 
 Make = Callable[[], Environment]
@@ -89,7 +92,8 @@ def test_all_classes_are_checked_here() -> None:
         stack += (parent := stack.pop()).__subclasses__()
         if parent.__module__.startswith("sdar_pl.environments") and not parent.__abstractmethods__:
             classes.add(parent)
-    assert classes == {Household, AlfWorld, SearchQA, Faulty, WebShop}
+    others = {ReasoningGym, TextArena, GymText}  # tests/environments/test_other_environments.py
+    assert classes == {Household, AlfWorld, SearchQA, Faulty, WebShop} | others
 
 
 @pytest.mark.parametrize("broken", BROKEN, ids=lambda broken: f"{broken.check}: {broken.words}")
