@@ -4,7 +4,7 @@
     python -m sdar_pl export --ckpt_path runs/quickstart/checkpoints/best.ckpt --out my-model --merge
 
 The first writes a peft adapter folder (a run keeps one in ``adapter/`` itself), the second a whole transformers model
-with its tokenizer, for vLLM, llama.cpp and the like.
+with its tokenizer, for vLLM, llama.cpp and the like. README.md in either is its model card.
 """
 
 from __future__ import annotations
@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 
 from sdar_pl.errors import UserError
+from sdar_pl.reports.model_card import model_card
+from sdar_pl.reports.run_files import read_run
 from sdar_pl.runtime.checkpoint_files import RUN_FINGERPRINT, checkpoint_problem, read_checkpoint, write_adapter
 from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.messages import PlainParser
@@ -34,10 +36,20 @@ def main(arguments: Sequence[str]) -> int:
         raise UserError(f"--out: {options.out} is there already; name a new folder")
     try:
         (write_model if options.merge else write_adapter)(options.ckpt_path, options.out)
+        write_card(options.ckpt_path, options.out, options.merge)
     except OSError as error:
         raise UserError(f"--out: cannot write to {options.out} ({error.strerror or error})") from error
     print(f"wrote {options.out}")
     return 0
+
+
+def write_card(checkpoint: Path, folder: Path, merged: bool) -> None:
+    """Write the model card of an exported checkpoint, with the figures of its run where it stands in a run folder."""
+    run, named = None, checkpoint.resolve().parent
+    if named.name == "checkpoints" and (named.parent / "metrics.csv").is_file():
+        run = read_run(named.parent, 0)
+    card = model_card(read_checkpoint(checkpoint), run, folder.name, merged)
+    (folder / "README.md").write_text(card, encoding="utf-8")
 
 
 def write_model(checkpoint: Path, folder: Path) -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from helpers.runs import fit_here, weights
+import yaml
+from helpers.runs import ENVIRONMENT, fit_here, metrics, weights
 
 from sdar_pl.cli import main
 from sdar_pl.modeling.sources import ASSETS
@@ -57,6 +61,35 @@ def test_adapters_load_in_plain_peft_and_merge(run: Path, tmp_path: Path, capsys
     first, second = capsys.readouterr().err.splitlines()
     assert "--out" in first
     assert "there is no such file" in second
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("merge", [False, True], ids=["adapter", "model"])
+def test_the_model_card_s_code_generates(run: Path, tmp_path: Path, merge: bool) -> None:
+    out = tmp_path / "exported"
+    more = ["--merge"] if merge else []
+    assert main(["export", "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--out", str(out), *more]) == 0
+    card = (out / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"^```python\n(.*?)^```", card, re.M | re.S)
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=ENVIRONMENT, capture_output=True, text=True, timeout=300
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stdout.strip(), "no text"
+    assert yaml.safe_load(card.split("---")[1])["library_name"] == ("transformers" if merge else "peft")
+    assert "after 3 iterations" in card
+    last = metrics(run)[-1]["val/success"]
+    assert f"On the panel of 6 validation tasks that were never trained on: {100 * last:.1f} % (" in card
+    assert "| model.objective.distillation.coefficient | 1.0 |" in card
+    assert "| data.environment | Household |" in card
+
+
+@pytest.mark.slow
+def test_a_checkpoint_without_its_run_has_a_card(run: Path, tmp_path: Path) -> None:
+    copied = tmp_path / "mine.ckpt"
+    copied.write_bytes((run / "checkpoints" / "last.ckpt").read_bytes())
+    assert main(["export", "--ckpt_path", str(copied), "--out", str(tmp_path / "out")]) == 0
+    assert "The run's record has no panel of this iteration." in (tmp_path / "out" / "README.md").read_text()
 
 
 @pytest.mark.slow
