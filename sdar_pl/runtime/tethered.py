@@ -34,11 +34,12 @@ def start(command: Sequence[str], environment: Mapping[str, str], log: Path) -> 
 
 
 def end(keeper: subprocess.Popen[bytes]) -> None:
-    """End the command and wait until it has ended."""
+    """End the command and wait until it has ended. A keeper that takes longer goes on by itself."""
     if keeper.stdin is not None:
         with contextlib.suppress(OSError):
             keeper.stdin.close()
-    keeper.wait(GRACE + 10)
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        keeper.wait(GRACE + 10)
 
 
 def keep(command: Sequence[str]) -> int:

@@ -4,6 +4,7 @@ vLLM itself does is tested in test_vllm.py."""
 from __future__ import annotations
 
 import copy
+import gc
 import random
 import warnings
 from collections import Counter
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 from helpers.engine_contract import ask, prompt
 from helpers.models import shake
+from helpers.servers import Peer, served_by
 from helpers.small_vllm import SmallVLLM
 
 from sdar_pl.engines import Sampling, VLLMEngine
@@ -101,6 +103,24 @@ def test_a_version_has_a_name_and_a_path_of_its_own_on_every_server(policy: Poli
         assert servers[0].calls[-1][1]["model"] == "base"
 
 
+def test_an_engine_that_ends_leaves_no_adapter(policy: Policy, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither on the servers nor in the folder: not the present one, nor one that a server declined."""
+    monkeypatch.setenv("SDAR_PL_RUN_FOLDER", str(tmp_path))
+    server = server_of(policy)
+    with server.running() as url:
+        engine = engine_of(url)
+        engine.sync(policy)
+        assert len(list((tmp_path / ".adapters").iterdir())) == len(server.adapters) == 1
+        del engine
+        gc.collect()
+        assert not server.adapters
+        assert not list(tmp_path.iterdir())
+        server.max_rank = 2
+        with pytest.raises(UserError, match="--max-lora-rank"):
+            engine_of(url).sync(policy)
+        assert not list(tmp_path.iterdir())
+
+
 FAULTS: dict[str, tuple[Callable[[SmallVLLM], object], str]] = {
     "another base": (lambda s: s.policy.causal_lm.model.norm.weight.data.mul_(1.3), "another base model.* --model "),
     "raw log-probs": (lambda s: setattr(s, "raw", True), "--logprobs-mode processed_logprobs"),
@@ -151,6 +171,8 @@ def test_what_is_no_server_and_what_is_not_served_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=r"data.engine.servers: http://127.0.0.1:9 is no vLLM server that answers"):
         engine_of("http://127.0.0.1:9").sync(policy)
+    with served_by(Peer()) as url, pytest.raises(UserError, match=r"is no vLLM server that answers \(.*501"):
+        engine_of(url.removesuffix("/retrieve")).sync(policy)
     with pytest.raises(UserError, match=r"data.engine: vLLM servers take adapters alone"):
         engine_of("http://127.0.0.1:9").sync(make_policy(lora=False))
     with pytest.raises(UserError, match=r"data.engine.servers: none"):

@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
-import subprocess
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
-import httpx
 import pytest
 
-#: a CPU build without prebuilt kernels for chunked prefill of seeded requests, on one core
-ENVIRONMENT = {
-    "VLLM_ALLOW_RUNTIME_LORA_UPDATING": "True",
+from helpers.models import make_model, shake
+from helpers.processes import descendants
+from sdar_pl.engines.vllm.launch import OwnServer
+from sdar_pl.errors import UserError
+from sdar_pl.policy import LoRA, Policy
+
+#: environment of vLLM's CPU build: one core, little memory, nothing from the network
+CPU = {
     "VLLM_CPU_KVCACHE_SPACE": "1",
     "VLLM_CPU_OMP_THREADS_BIND": "nobind",
     "OMP_NUM_THREADS": "1",
@@ -23,47 +27,86 @@ ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
 }
-FLAGS = [
-    *("--enable-lora", "--max-lora-rank", "16", "--max-loras", "2", "--max-cpu-loras", "4", "--dtype", "float32"),
-    *("--generation-config", "vllm", "--logprobs-mode", "processed_logprobs", "--enable-prompt-tokens-details"),
-    *("--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "16384"),
-]
+#: its CPU kernels take seeded requests without chunked prefill only
+CPU_FLAGS = ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "16384"]
+#: what the engine and ``serve`` add for a float32 policy with adapters up to rank 16
+FLAGS = {
+    "--dtype": "float32",
+    "--max-model-len": "2048",
+    "--enable-lora": "",
+    "--max-lora-rank": "16",
+    "--max-loras": "2",
+    "--max-cpu-loras": "4",
+    "--generation-config": "vllm",
+    "--logprobs-mode": "processed_logprobs",
+    "--enable-prompt-tokens-details": "",
+}
 #: seconds until a server answers on a busy machine
-READY = 420
+READY = 600
 
 
-def vllm_python() -> str:
-    """The Python that has vLLM; skips the test where none is named."""
+def vllm_command() -> list[str]:
+    """How real vLLM is started; skips the test where ``SDAR_PL_VLLM`` is not set."""
     python = os.environ.get("SDAR_PL_VLLM", "")
     if not python:
         pytest.skip("SDAR_PL_VLLM does not name the Python of an environment with vLLM (docs/engines.md)")
-    return python
+    environment = [f"{name}={value}" for name, value in CPU.items()]
+    return ["env", *environment, python, "-m", "vllm.entrypoints.openai.api_server"]
+
+
+def own_server(max_model_len: int = 1600) -> list[str]:
+    """Arguments of ``fit`` for an engine that starts vLLM itself."""
+    engine = {"command": vllm_command(), "arguments": CPU_FLAGS, "max_model_len": max_model_len, "start_timeout": READY}
+    options = [[f"--data.engine.init_args.{name}", json.dumps(value)] for name, value in engine.items()]
+    return ["--data.engine", "sdar_pl.engines.VLLMEngine", *(word for option in options for word in option)]
+
+
+@dataclass
+class RealServer:
+    """A running vLLM."""
+
+    url: str
+    keeper: int
+
+    def kill(self) -> None:
+        """SIGKILL, to all of its processes."""
+        for pid in descendants(self.keeper):
+            os.kill(pid, signal.SIGKILL)
 
 
 @contextmanager
-def serving(
-    model: str | Path, port: int, log: Path, length: int = 2048, extra: list[str] | None = None
-) -> Iterator[str]:
-    """The URL of a real server of ``model``, once it is ready."""
-    command = [vllm_python(), "-m", "vllm.entrypoints.openai.api_server", "--model", str(model), "--port", str(port)]
-    command += ["--host", "127.0.0.1", "--max-model-len", str(length), *FLAGS, *(extra or [])]
-    url = f"http://127.0.0.1:{port}"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command, stdout=file, stderr=file, env={**os.environ, **ENVIRONMENT}, start_new_session=True
-        )
-        try:
-            began = time.monotonic()
-            while True:
-                if process.poll() is not None or time.monotonic() - began > READY:
-                    pytest.fail(f"vLLM did not start: {log.read_text()[-2000:]}")
-                try:
-                    if httpx.get(f"{url}/health", timeout=2).status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    pass
-                time.sleep(1)
-            yield url
-        finally:
-            os.killpg(process.pid, signal.SIGKILL)
-            process.wait()
+def serving(model: str | Path, log: Path, *, updates: bool = True, **flags: str | None) -> Iterator[RealServer]:
+    """A real server of ``model``, once it is ready.
+
+    Args:
+        model: folder of the base model.
+        log: file for the server's output.
+        updates: whether adapters may be loaded while it runs.
+        flags: in place of ``FLAGS``, by name with ``_`` for ``-``; None leaves one out.
+    """
+    changed: Mapping[str, str | None] = {f"--{name.replace('_', '-')}": value for name, value in flags.items()}
+    chosen = [(name, value) for name, value in {**FLAGS, **changed}.items() if value is not None]
+    words: Sequence[str] = [word for pair in chosen for word in pair if word]
+    forbid = [] if updates else ["env", "-u", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"]
+    server = OwnServer([*forbid, *vllm_command(), "--model", str(model), *words, *CPU_FLAGS], log)
+    try:
+        server.wait(READY)
+        yield RealServer(server.url, server.keeper.pid)
+    except UserError as error:
+        pytest.fail(f"{error}\n{log.read_text()[-3000:]}")
+    finally:
+        server.end()
+
+
+def small_model(folder: Path, initializer_range: float = 0.12) -> Path:
+    """A random model with heads of 32, which vLLM's CPU kernels have."""
+    make_model(folder, "qwen2", hidden_size=128, intermediate_size=256, initializer_range=initializer_range)
+    return folder
+
+
+def policy_of(model: Path, r: int = 4) -> Policy:
+    """A built policy of the model with random adapters."""
+    policy = Policy(str(model), LoRA(r=r, alpha=8))
+    policy.build()
+    shake(policy, 1)
+    return policy

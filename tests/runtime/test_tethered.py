@@ -10,6 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
+from helpers.processes import running, until
 
 from sdar_pl.runtime import tethered
 
@@ -32,14 +33,6 @@ time.sleep(60)
 """
 
 
-def running(pid: int) -> bool:
-    try:
-        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
-    except OSError:
-        return False
-    return state != "Z"
-
-
 @pytest.mark.skipif(not Path("/proc").exists(), reason="reads /proc")
 @pytest.mark.parametrize("way", ["SIGKILL", "SIGTERM", "SIGINT"])
 def test_it_ends_with_its_parent(tmp_path: Path, way: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -47,19 +40,13 @@ def test_it_ends_with_its_parent(tmp_path: Path, way: str, monkeypatch: pytest.M
     monkeypatch.setenv("SDAR_PL_GRACE", "0.5")
     parent = subprocess.Popen([sys.executable, "-c", PARENT, str(pids), COMMAND])
     try:
-        until = time.monotonic() + 60
-        while not pids.exists() and time.monotonic() < until:
-            time.sleep(0.05)
+        assert until(pids.exists, 60)
         outer, inner = map(int, pids.read_text().split())
         assert running(outer)
         assert running(inner)
         parent.send_signal(getattr(signal, way))
         parent.wait(20)
-        until = time.monotonic() + 25
-        while (running(outer) or running(inner)) and time.monotonic() < until:
-            time.sleep(0.1)
-        assert not running(outer)
-        assert not running(inner)
+        assert until(lambda: not running(outer) and not running(inner), 25)
     finally:
         parent.kill()
 

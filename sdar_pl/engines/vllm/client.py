@@ -13,7 +13,7 @@ import httpx
 
 from sdar_pl.engines.base import Completion, Sampling
 
-#: seconds for a connection, and for calls that generate nothing
+#: seconds for a connection and for calls that take no time, and for loading an adapter
 SHORT, LONG = 10.0, 120.0
 
 
@@ -118,7 +118,7 @@ class Client:
         self._call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path}, LONG)
 
     def unload(self, name: str) -> None:
-        self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name}, LONG)
+        self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
 
     def models(self) -> list[dict[str, Any]]:
         """The served models, the base first: ``id``, ``root`` (its path), ``parent``, ``max_model_len``."""

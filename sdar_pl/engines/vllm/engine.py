@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import tempfile
+import weakref
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
@@ -153,7 +154,9 @@ class VLLMEngine(Engine):
         self._fleet = Fleet(clients, self._readmit, self.concurrency, self.patience, first=rank())
         run = os.environ.get(RUN_FOLDER)
         folder = self.adapters or (os.path.join(run, ".adapters") if run else tempfile.mkdtemp(prefix="sdar-adapters-"))
-        self._versions = Versions(Path(folder))
+        self._versions = Versions(Path(folder), temporary=self.adapters is None)
+        # With the engine, or with the process at the latest. A server of the engine's own ends then, too.
+        weakref.finalize(self, self._versions.end, [] if self._own else clients)
 
     def _load(self, policy: Policy) -> None:
         assert self._versions is not None

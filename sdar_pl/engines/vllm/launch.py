@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import atexit
 import os
 import socket
 import subprocess
 import time
+import weakref
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -61,7 +61,7 @@ def command_line(
 
 
 class OwnServer:
-    """A server of the engine's, as long as this process lives.
+    """A server of the engine's, which ends with this object or with the process.
 
     Args:
         command: vLLM's command line, without host and port.
@@ -77,7 +77,8 @@ class OwnServer:
         log.parent.mkdir(parents=True, exist_ok=True)
         whole = [*command, "--host", "127.0.0.1", "--port", str(port)]
         self.keeper: subprocess.Popen[bytes] = tethered.start(whole, {**os.environ, **ENVIRONMENT}, log)
-        atexit.register(self.end)
+        #: ends the server: with this object, or with the process at the latest
+        self.end = weakref.finalize(self, tethered.end, self.keeper)
 
     def wait(self, seconds: float) -> None:
         """Wait until the server answers, with a line of progress now and then. Raises ``UserError`` with its log."""
@@ -88,20 +89,23 @@ class OwnServer:
                 self.end()
                 what = "does not answer after" if passed > seconds else "has ended after"
                 raise UserError(
-                    f"data.engine.command: vLLM {what} {passed:.0f} s; its log {self.log} ends: {last_words(self.log)}"
+                    f"data.engine.command: vLLM {what} {passed:.0f} s; its log {self.log} ends: {problem(self.log)}"
                 )
             if time.monotonic() - reported > REPORT:
                 reported = time.monotonic()
-                print_line(f"vLLM is starting ({passed:.0f} s): {last_words(self.log)}")
+                print_line(f"vLLM is starting ({passed:.0f} s): {lines(self.log)[-1]}")
             time.sleep(0.5)
 
-    def end(self) -> None:
-        atexit.unregister(self.end)
-        tethered.end(self.keeper)
+
+def lines(log: Path) -> list[str]:
+    """The lines of a log that are not empty, each cut to its last 300 characters; at least one."""
+    text = log.read_text(encoding="utf-8", errors="replace")
+    return [line.strip()[-300:] for line in text.splitlines() if line.strip()] or ["nothing yet"]
 
 
-def last_words(log: Path) -> str:
+def problem(log: Path) -> str:
     """The last line of a log that names an error, or the last line of all."""
-    lines = [line.strip() for line in log.read_text(encoding="utf-8", errors="replace").splitlines() if line.strip()]
-    errors = [line for line in lines if "Error" in line or "error:" in line]
-    return (errors or lines or ["nothing"])[-1][-300:]
+    found = lines(log)
+    # vLLM's last one refers to another: "Engine core initialization failed. See root cause above."
+    errors = [line for line in found if ("Error" in line or "error:" in line) and "root cause" not in line]
+    return (errors or found)[-1]

@@ -45,9 +45,12 @@ class Versions:
 
     Args:
         folder: where adapters are written; every server reads it under the same path.
+        temporary: whether the folder goes with the last version.
     """
 
     folder: Path
+    temporary: bool = False
+    written: dict[str, Version] = field(default_factory=dict)
     _run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     _numbers: itertools.count[int] = field(default_factory=lambda: itertools.count(1))
 
@@ -58,6 +61,7 @@ class Versions:
         assert policy.lora is not None
         name = f"sdar-{self._run}-v{next(self._numbers)}"
         folder = self.folder / name
+        version = self.written[name] = Version(name, folder.absolute(), digest)
         try:
             write_adapter_folder(adapter_weights(policy), vars(policy.lora), policy.source.located(), folder)
         except OSError as error:
@@ -65,7 +69,7 @@ class Versions:
                 f"data.engine.adapters: cannot write {folder} ({error.strerror or error}); name a folder that this "
                 "process may write and every server reads"
             ) from error
-        return Version(name, folder.absolute(), digest)
+        return version
 
     def load(self, version: Version, fleet: Fleet, canary: Canary) -> None:  # type: ignore[type-arg]
         """Load the version and compare the canary on every server that is not out.
@@ -93,6 +97,15 @@ class Versions:
             with contextlib.suppress(FailedError, RefusedError):
                 client.unload(version.name)
         remove(version.folder)
+        self.written.pop(version.name, None)
+        if self.temporary:
+            with contextlib.suppress(OSError):  # it holds another version
+                self.folder.rmdir()
+
+    def end(self, clients: Sequence[Client]) -> None:
+        """Unload and delete every version that is left."""
+        for version in list(self.written.values()):
+            self.unload(version, clients)
 
 
 def bring(client: Client, version: Version, canary: Canary) -> None:
