@@ -30,6 +30,24 @@ def run_script(main: Callable[[], object]) -> NoReturn:
     sys.exit(status if isinstance(status, int) else 0)
 
 
+def vllm_on_cpu(python: str) -> tuple[list[str], list[str]]:
+    """Command and arguments of vLLM's CPU build in the environment of ``python``, on one core and offline.
+
+    Its kernels take seeded requests without chunked prefill only.
+    """
+    environment = {
+        "VLLM_CPU_KVCACHE_SPACE": "1",
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": "1",
+        "OMP_WAIT_POLICY": "PASSIVE",
+        "HF_HUB_OFFLINE": "1",
+        "VLLM_NO_USAGE_STATS": "1",
+    }
+    variables = [f"{name}={value}" for name, value in environment.items()]
+    arguments = ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "16384"]
+    return ["env", *variables, python, "-m", "vllm.entrypoints.openai.api_server"], arguments
+
+
 def model_folder(folder: Path, config: Any) -> str:
     """A model folder without weights (random_weights): this configuration and the tiny policy's tokenizer."""
     shutil.copytree(ASSETS / "tiny-household", folder, ignore=shutil.ignore_patterns("*.safetensors", "config.json"))

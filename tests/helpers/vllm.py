@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from _common import vllm_on_cpu
 
 from helpers.models import make_model, shake
 from helpers.processes import descendants
@@ -18,17 +19,6 @@ from sdar_pl.engines.vllm.launch import OwnServer
 from sdar_pl.errors import UserError
 from sdar_pl.policy import LoRA, Policy
 
-#: environment of vLLM's CPU build: one core, little memory, nothing from the network
-CPU = {
-    "VLLM_CPU_KVCACHE_SPACE": "1",
-    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
-    "OMP_NUM_THREADS": "1",
-    "OMP_WAIT_POLICY": "PASSIVE",
-    "HF_HUB_OFFLINE": "1",
-    "VLLM_NO_USAGE_STATS": "1",
-}
-#: its CPU kernels take seeded requests without chunked prefill only
-CPU_FLAGS = ["--enforce-eager", "--no-enable-chunked-prefill", "--max-num-batched-tokens", "16384"]
 #: what the engine and ``serve`` add for a float32 policy with adapters up to rank 16
 FLAGS = {
     "--dtype": "float32",
@@ -45,18 +35,18 @@ FLAGS = {
 READY = 600
 
 
-def vllm_command() -> list[str]:
-    """How real vLLM is started; skips the test where ``SDAR_PL_VLLM`` is not set."""
+def vllm() -> tuple[list[str], list[str]]:
+    """Command and arguments of real vLLM; skips the test where ``SDAR_PL_VLLM`` is not set."""
     python = os.environ.get("SDAR_PL_VLLM", "")
     if not python:
         pytest.skip("SDAR_PL_VLLM does not name the Python of an environment with vLLM (docs/engines.md)")
-    environment = [f"{name}={value}" for name, value in CPU.items()]
-    return ["env", *environment, python, "-m", "vllm.entrypoints.openai.api_server"]
+    return vllm_on_cpu(python)
 
 
 def own_server(max_model_len: int = 1600) -> list[str]:
     """Arguments of ``fit`` for an engine that starts vLLM itself."""
-    engine = {"command": vllm_command(), "arguments": CPU_FLAGS, "max_model_len": max_model_len, "start_timeout": READY}
+    command, arguments = vllm()
+    engine = {"command": command, "arguments": arguments, "max_model_len": max_model_len, "start_timeout": READY}
     options = [[f"--data.engine.init_args.{name}", json.dumps(value)] for name, value in engine.items()]
     return ["--data.engine", "sdar_pl.engines.VLLMEngine", *(word for option in options for word in option)]
 
@@ -88,7 +78,8 @@ def serving(model: str | Path, log: Path, *, updates: bool = True, **flags: str 
     chosen = [(name, value) for name, value in {**FLAGS, **changed}.items() if value is not None]
     words: Sequence[str] = [word for pair in chosen for word in pair if word]
     forbid = [] if updates else ["env", "-u", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"]
-    server = OwnServer([*forbid, *vllm_command(), "--model", str(model), *words, *CPU_FLAGS], log)
+    command, arguments = vllm()
+    server = OwnServer([*forbid, *command, "--model", str(model), *words, *arguments], log)
     try:
         server.wait(READY)
         yield RealServer(server.url, server.keeper.pid)
