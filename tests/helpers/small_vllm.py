@@ -66,7 +66,7 @@ class SmallVLLM:
                 body = json.loads(self.rfile.read(int(self.headers["content-length"])))
                 fault = outer.fault(self.path)
                 if fault == "hang":
-                    time.sleep(3)
+                    time.sleep(30)
                 if fault == "drop" or gone.is_set():
                     self.close_connection = True
                     return
