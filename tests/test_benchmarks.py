@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -11,7 +10,6 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT
-from helpers.vllm import vllm
 
 SCRIPTS = ROOT / "scripts"
 pytestmark = pytest.mark.slow
@@ -36,17 +34,6 @@ def test_gpu_script_on_a_cpu(tmp_path: Path) -> None:
     assert [(one["shape"], one["objective"]) for one in runs] == [("tiny", "grpo"), ("tiny", "sdar")]
     assert all(one["medians"]["rollout_tokens_per_s"] > 0 and one["medians"]["update_s"] > 0 for one in runs)
     assert runs[1]["medians"]["score_s"] > runs[0]["medians"]["score_s"]
-
-
-def test_engines(tmp_path: Path) -> None:
-    vllm()  # skips
-    words = ["--vllm", os.environ["SDAR_PL_VLLM"], "--groups", 1, "--runs", 1, "--seeds", 0, "--epochs", 1]
-    run("bench_engines.py", *words, "--out", tmp_path)
-    report = json.loads((tmp_path / "engines.json").read_text())
-    assert all(min(found) > 0 for found in report["tokens_per_s"].values())
-    assert 0 < report["canary_s"] < report["sync_s"]
-    assert 0 < report["client_cpu_ms"] < report["request_ms"]
-    assert [one["mismatch"] < 1e-3 for found in report["fits"].values() for one in found] == [True, True]
 
 
 @pytest.mark.gpu

@@ -1,5 +1,5 @@
 """VLLMEngine against real vLLM (slow; ``SDAR_PL_VLLM`` names the Python of its environment, docs/engines.md): the
-engine contract, and servers that are not the policy's."""
+engine contract."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from helpers.vllm import RealServer, policy_of, serving, small_model
 
 from sdar_pl.engines import VLLMEngine
 from sdar_pl.engines.vllm.client import Client
-from sdar_pl.errors import UserError
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -44,41 +43,3 @@ def test_an_engine_that_ends_leaves_no_adapter(server: RealServer, model: Path, 
     gc.collect()
     assert not folder.exists()
     assert len(client.models()) == 1
-
-
-# ---------------------------------------------------------------------- servers that are not the policy's
-
-
-def refused(server: RealServer, model: Path, message: str, r: int = 16, max_model_len: int | None = None) -> None:
-    """The engine's first sync ends in one line with ``message``, and the server keeps no adapter."""
-    with pytest.raises(UserError, match=f"^data.engine.servers: {server.url}.*{message}") as error:
-        VLLMEngine([server.url], max_model_len=max_model_len).sync(policy_of(model, r))
-    assert "\n" not in str(error.value)
-    assert len(Client(server.url, 60).models()) == 1
-
-
-def test_a_rank_limit_that_is_too_low(model: Path, tmp_path: Path) -> None:
-    with serving(model, tmp_path / "log", max_lora_rank="8", max_model_len="512") as server:
-        refused(server, model, "start it with --max-lora-rank of at least model.policy.lora.r")
-        refused(server, model, "reads 512 tokens, .*; start it with --max-model-len 1000", max_model_len=1000)
-
-
-def test_another_base(model: Path, tmp_path: Path) -> None:
-    with serving(small_model(tmp_path / "other", 0.13), tmp_path / "log") as server:
-        refused(server, model, f"another base model, .*; start it anew with --model {model}")
-
-
-def test_raw_log_probs(model: Path, tmp_path: Path) -> None:
-    with serving(model, tmp_path / "log", logprobs_mode=None) as server:
-        refused(server, model, "they are raw: start it with --logprobs-mode processed_logprobs")
-
-
-def test_no_updates_while_it_runs(model: Path, tmp_path: Path) -> None:
-    with serving(model, tmp_path / "log", updates=False) as server:
-        refused(server, model, "start it with VLLM_ALLOW_RUNTIME_LORA_UPDATING=True in its environment")
-
-
-def test_no_adapters_at_all(model: Path, tmp_path: Path) -> None:
-    none = dict.fromkeys(("enable_lora", "max_lora_rank", "max_loras", "max_cpu_loras"))
-    with serving(model, tmp_path / "log", **none) as server:
-        refused(server, model, "start it with .*--enable-lora")
