@@ -3,7 +3,6 @@ engine contract."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,7 +12,6 @@ from helpers.models import quick_to_end
 from helpers.vllm import RealServer, policy_of, serving, small_model
 
 from sdar_pl.engines import VLLMEngine
-from sdar_pl.engines.vllm.client import Client
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]
 
@@ -32,14 +30,3 @@ def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Re
 @pytest.mark.parametrize("rule", RULES)
 def test_vllm_keeps_every_rule(server: RealServer, model: Path, rule: str) -> None:
     RULES[rule](VLLMEngine([server.url]), quick_to_end(policy_of(model)))
-
-
-def test_an_engine_that_ends_leaves_no_adapter(server: RealServer, model: Path, tmp_path: Path) -> None:
-    engine, client = VLLMEngine([server.url], adapters=str(tmp_path)), Client(server.url, 60)
-    engine.sync(policy_of(model))
-    (folder,) = tmp_path.iterdir()
-    assert [one["id"] for one in client.models()][1:] == [folder.name]
-    del engine
-    gc.collect()
-    assert not folder.exists()
-    assert len(client.models()) == 1
