@@ -13,6 +13,7 @@ from sdar_pl.environments.webshop import WebShop, products
 from sdar_pl.environments.webshop.ingest import opened
 from sdar_pl.environments.webshop.store import Store
 from sdar_pl.errors import UserError
+from sdar_pl.types import Task
 
 HUMAN = {
     "B000000001": [
@@ -180,3 +181,23 @@ def test_an_interrupted_ingest_goes_on(tmp_path: Path, monkeypatch: pytest.Monke
         assert again.rows(sql) == whole.rows(sql)
     assert again.search("number 41", 3) == whole.search("number 41", 3)
     assert again.search("number 41", 3)[0] == "B41"
+
+
+def last_word(name: str) -> list[str]:
+    return name.lower().split()[-1:]
+
+
+def test_a_tagger_tags_each_name_once(tmp_path: Path) -> None:
+    """It replaces the heuristic in the reward, and another one needs another store."""
+    mugs = [record("B1", "Red Mug"), record("B2", "Blue Mug", query="cups", product_category="A › B › C")]
+    notes = {"B1": {"attributes": ["red"], "instruction": "a mug", "instruction_attributes": ["red"]}}
+    files = write(tmp_path, mugs, notes)
+    shop = WebShop(**files, tagger=last_word, splits="small")
+    assert [shop.store.product(asin).nouns for asin in ("B1", "B2")] == [["mug"], ["mug"]]
+    visit = shop.session(Task("a", "other", "a mug", shop.store.goals("synthetic")[0]))
+    for action in ("search[mug]", "click[b2]", "click[buy now]"):
+        visit.step(action)
+    assert visit.parts["title_score"] == 1.0  # by the heuristic: half of red, mug
+    assert WebShop(**files, tagger=last_word, splits="small").store.product("B1").nouns == ["mug"]
+    with pytest.raises(UserError, match=r"data.environment.store: .* was made with tagger: .*last_word; name another"):
+        WebShop(**files, splits="small")

@@ -15,6 +15,7 @@ from typing import Literal
 from sdar_pl.checks import at_least, one_of
 from sdar_pl.environments.webshop.goals import KINDS, SHUFFLE, SMALL_SPLITS, SPLITS, Goals, Tasks, shuffled
 from sdar_pl.environments.webshop.ingest import embedded, opened
+from sdar_pl.environments.webshop.products import Tagger
 from sdar_pl.environments.webshop.prompts import WebShopPrompts, parse_action
 from sdar_pl.environments.webshop.rewards import matches, reward
 from sdar_pl.environments.webshop.site import WebShopSession
@@ -41,6 +42,8 @@ class WebShop(WebShopPrompts):
             from which the other two files then come as well.
         attributes: items_ins_v2*.json.
         human_goals: items_human_ins.json.
+        tagger: import path of a function that finds the nouns of a product's name when the files are read
+            (``str`` → list of ``str``); null means the heuristic of rewards.py.
         store: folder in which the files are kept in a form that opens at once; null means one in ~/.cache.
         goals: "human", "synthetic" or null: human where there are any.
         synthetic_products: number of products of the embedded catalogue (≥ 1).
@@ -67,6 +70,7 @@ class WebShop(WebShopPrompts):
         products: str | None = SYNTHETIC,
         attributes: str | None = None,
         human_goals: str | None = None,
+        tagger: Tagger | None = None,
         store: str | None = None,
         goals: Literal["human", "synthetic"] | None = None,
         synthetic_products: int = NUMBER,
@@ -88,7 +92,7 @@ class WebShop(WebShopPrompts):
         self.success_reward = at_least(f"{key}success_reward", success_reward, 0)
         self._synthetic = at_least(f"{key}synthetic_products", synthetic_products, 1), synthetic_seed
         self._splits = SPLITS if one_of(f"{key}splits", splits, ("disjoint", "small")) == "disjoint" else SMALL_SPLITS
-        self.store = self._open(products, attributes, human_goals, store)
+        self.store = self._open(products, attributes, human_goals, store, tagger)
         self.goals = Goals(self.store, price_seed)
         human = self.store.number_of_goals("human")
         source = one_of(f"{key}goals", goals or ("human" if human else "synthetic"), ("human", "synthetic"))
@@ -154,7 +158,14 @@ class WebShop(WebShopPrompts):
         warnings.warn("data.environment.leaking_shuffle: test goals of one rank are trained on by others", stacklevel=4)
         return int(os.environ.get("RANK") or os.environ.get("LOCAL_RANK") or 0)
 
-    def _open(self, products: str | None, attributes: str | None, human_goals: str | None, store: str | None) -> Store:
+    def _open(
+        self,
+        products: str | None,
+        attributes: str | None,
+        human_goals: str | None,
+        store: str | None,
+        tagger: Tagger | None,
+    ) -> Store:
         if products == SYNTHETIC:
             return embedded(*self._synthetic)
         paths = {"products": products, "attributes": attributes, "human_goals": human_goals}
@@ -171,7 +182,7 @@ class WebShop(WebShopPrompts):
                 found[name] = found[name] or there or (folder / choices[0] if name == "products" else None)
         assert found["products"] is not None
         place = Path(store).expanduser() if store else None
-        opened_store = opened(found["products"], found["attributes"], found["human_goals"], place)
+        opened_store = opened(found["products"], found["attributes"], found["human_goals"], place, tagger)
         if opened_store.skipped:
             reasons = ", ".join(f"{count} {reason}" for reason, count in opened_store.skipped.items())
             warnings.warn(f"data.environment: left out of {found['products']}: {reasons}", stacklevel=4)

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
 
-from sdar_pl.environments.webshop.products import elements
-from sdar_pl.environments.webshop.store import Elements, Store
+from sdar_pl.environments.webshop.products import Tagger, elements
+from sdar_pl.environments.webshop.store import Elements, Store, name_of
 from sdar_pl.environments.webshop.synthetic import catalogue
 from sdar_pl.errors import UserError
 
@@ -30,25 +30,34 @@ def embedded(number: int, seed: int = 0) -> Store:
     return store
 
 
-def opened(products: Path, attributes: Path | None, human: Path | None, folder: Path | None) -> Store:
+def opened(
+    products: Path, attributes: Path | None, human: Path | None, folder: Path | None, tagger: Tagger | None = None
+) -> Store:
     """The complete store of these files. The first call reads them, which may take minutes.
 
     Args:
         products: items_shuffle*.json.
         attributes: items_ins*.json; None where there is none.
         human: items_human_ins.json; None where there is none.
-        folder: of the store; None means a folder of ~/.cache/sdar_pl/webshop, by the files' paths, sizes and times.
+        folder: of the store; None means a folder of ~/.cache/sdar_pl/webshop, by the tagger and the files' paths, sizes
+            and times.
+        tagger: finds the nouns of the products' names; None where there is none.
 
-    Raises ``UserError`` for a missing or bad file, and for files without a good product.
+    Raises ``UserError`` for a missing or bad file, for files without a good product, and for a store that another
+    tagger made.
     """
     files = [path for path in (products, attributes, human) if path is not None]
     for path in files:
         if not path.is_file():
             raise UserError(f"data.environment.products: {path} does not exist; docs/webshop.md names the files")
-    folder = folder or _cache() / _fingerprint(files)
+    folder = folder or _cache() / _fingerprint(files, name_of(tagger))
     folder.mkdir(parents=True, exist_ok=True)
     with _alone(folder):
-        store = Store(folder)
+        store = Store(folder, tagger)
+        if store.complete and (made := store.state("tagger", "")) != name_of(tagger):
+            raise UserError(
+                f"data.environment.store: {folder} was made with tagger: {made or 'null'}; name another folder"
+            )
         if not store.complete:
             store.note("notes", elements(attributes) if attributes else [])
             store.note("human", elements(human) if human else [])
@@ -65,9 +74,9 @@ def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sdar_pl" / "webshop"
 
 
-def _fingerprint(files: Iterable[Path]) -> str:
+def _fingerprint(files: Iterable[Path], tagger: str) -> str:
     facts = [(str(path.resolve()), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
-    return blake2b(repr((_FORMAT, facts)).encode(), digest_size=8).hexdigest()
+    return blake2b(repr((_FORMAT, facts, *([tagger] if tagger else []))).encode(), digest_size=8).hexdigest()
 
 
 @contextmanager

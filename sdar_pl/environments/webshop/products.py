@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -23,6 +23,10 @@ _DECODER = json.JSONDecoder()
 _SPACE = " \t\r\n"
 # Control characters, lone surrogates, and the separator of a page's parts.
 _UNPRINTABLE = re.compile("[\x00-\x1f\x7f-\x9f\ud800-\udfff]+|\\[SEP\\]")
+
+
+#: the name of a product → its nouns
+Tagger = Callable[[str], Sequence[str]]
 
 
 class BadRecordError(Exception):
@@ -49,6 +53,7 @@ class Product:
     options: dict[str, list[str]]
     pricing: list[float]
     rating: str = "N.A."
+    nouns: list[str] | None = None  # of the name, where a tagger was there at the ingest
 
     @property
     def price(self) -> float:
@@ -81,7 +86,7 @@ class Product:
         return cls(**json.loads(text))
 
 
-def product(record: Any, attributes: list[str]) -> Product:
+def product(record: Any, attributes: list[str], tagger: Tagger | None = None) -> Product:
     """The product of a record of items_shuffle*.json. Raises ``BadRecordError``."""
     if not isinstance(record, Mapping):
         raise BadRecordError("no mapping of fields")
@@ -103,6 +108,7 @@ def product(record: Any, attributes: list[str]) -> Product:
         _options(record.get("customization_options")),
         _pricing(record.get("pricing")),
         clean(record.get("average_rating")) or "N.A.",
+        None if tagger is None else list(tagger(name)),
     )
 
 

@@ -86,7 +86,9 @@ class WebShopSession(Session):
 
     def _buy(self) -> None:
         bought = self.store.product(self.asin)
-        score, self.parts = reward(bought.for_reward(), self.goal, bought.price, self.options)
+        wanted = self.store.product(self.goal["asin"])
+        nouns = {"product_nouns": bought.nouns, "goal_nouns": wanted.nouns}
+        score, self.parts = reward(bought.for_reward(), self.goal, bought.price, self.options, **nouns)
         text = SEPARATOR.join(["Thank you for shopping with us!", "Your score (min 0.0, max 1.0)", str(score)])
         self.ended = Observation(text, (), self.paid(score), done=True, success=score >= 1.0, score=score)
 

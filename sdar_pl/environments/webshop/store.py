@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sdar_pl.environments.webshop.index import Index
-from sdar_pl.environments.webshop.products import BadRecordError, Product, clean, product
+from sdar_pl.environments.webshop.products import BadRecordError, Product, Tagger, clean, product
 
 #: records between two commits
 BATCH = 2000
@@ -36,10 +36,11 @@ class Store:
 
     Args:
         folder: of store.sqlite and index/; None: all in memory.
+        tagger: finds the nouns of products that are added; None: reward uses its heuristic.
     """
 
-    def __init__(self, folder: Path | None) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path | None, tagger: Tagger | None = None) -> None:
+        self.folder, self.tagger = folder, tagger
         if folder is not None:
             folder.mkdir(parents=True, exist_ok=True)
         path = ":memory:" if folder is None else str(folder / "store.sqlite")
@@ -132,6 +133,7 @@ class Store:
                 self._count("goal for an unknown asin", connection.execute(unknown).fetchone()[0])
                 connection.execute("delete from notes")
                 connection.execute("delete from human")
+                self._set("tagger", name_of(self.tagger))
                 self._set("complete", 1)
 
     def open_index(self) -> None:
@@ -162,7 +164,9 @@ class Store:
                 note = self._noted("notes", asin)
                 note = note if isinstance(note, dict) else {}
                 try:
-                    found = product(record, [clean(text) for text in note.get("attributes") or ["DUMMY_ATTR"]])
+                    found = product(
+                        record, [clean(text) for text in note.get("attributes") or ["DUMMY_ATTR"]], self.tagger
+                    )
                 except BadRecordError as error:
                     self._count(f"product with {error}")
                     continue
@@ -189,3 +193,8 @@ class Store:
         ]
         self._count("goal without attributes", len(goals) - len(good))
         connection.executemany("insert into goals (source, asin, body) values (?, ?, ?)", good)
+
+
+def name_of(tagger: Tagger | None) -> str:
+    """The import path of a tagger; empty for None."""
+    return "" if tagger is None else f"{tagger.__module__}.{getattr(tagger, '__qualname__', type(tagger).__qualname__)}"
