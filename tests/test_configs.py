@@ -68,7 +68,8 @@ def test_a_file_states_its_command_and_has_one_style(file: Path) -> None:
     if file.parent.name not in ("objectives", "contexts", "teachers"):  # theirs stands in docs/methods.md
         assert re.search(rf"^#   python -m sdar_pl fit (.*\n?.*)--config {file.relative_to(ROOT)}", text, re.MULTILINE)
     for name, value in leaves(yaml.safe_load(text)):
-        assert name in ("class_path", "make") or not str(value).startswith("sdar_pl."), f"{name}: write {{class_path: {value}}}"
+        named = name in ("class_path", "make")
+        assert named or not str(value).startswith("sdar_pl."), f"{name}: write {{class_path: {value}}}"
         assert value not in ("sdar_pl.prompts.Prompter", "sdar_pl.policy.Policy"), "one class: its arguments suffice"
 
 
