@@ -17,17 +17,21 @@ from sdar_pl.commands.value_checks import TRAINER, refuse_unusable_values
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.engines import Sampling
 from sdar_pl.environments.faults import Faulty
+from sdar_pl.environments.gym_text import GymText
 from sdar_pl.environments.household import Household
 from sdar_pl.errors import UserError
 from sdar_pl.module import SDARModule
 from sdar_pl.objectives import GRPO
 from sdar_pl.policy import Policy
+from sdar_pl.retrieval.dense import Dense
 
 #: arguments without a default that a class needs before it looks at its numbers
 NEEDED: dict[type, dict[str, Any]] = {
     RolloutDataModule: dict.fromkeys(("policy", "environment", "engine", "prompter")) | {"objective": GRPO()},
     SDARModule: {"policy": Policy("tiny-household"), "objective": GRPO()},
     Faulty: {"environment": Household()},
+    GymText: {"worlds": {}},
+    Dense: {"corpus": "passages.jsonl", "model": "encoder"},
 }
 
 

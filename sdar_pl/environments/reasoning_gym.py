@@ -88,9 +88,9 @@ class ReasoningGym(Generated):
         seed: int = 0,
     ) -> None:
         super().__init__(datasets, train_tasks, validation_tasks, test_tasks, seed)
+        self.threshold = between("data.environment.threshold", threshold, 0, 1, ends="(]")
         self.package = package("reasoning_gym", "reasoning-gym", "ReasoningGym")
         self.options, self.think = options or {}, think
-        self.threshold = between("data.environment.threshold", threshold, 0, 1, ends="(]")
         reason = "First reason step by step inside <think></think>, then give" if think else "Give"
         self.instructions = f"{reason} the final answer, and nothing else, inside <answer></answer>."
         self._made: dict[tuple[str, str], Any] = {}  # (dataset, split) → its generator

@@ -100,8 +100,8 @@ class TextArena(Generated):
         seed: int = 0,
     ) -> None:
         super().__init__(games, train_tasks, validation_tasks, test_tasks, seed)
-        self.package = package("textarena", "textarena", "TextArena")
         self.threshold = between("data.environment.threshold", threshold, 0, 1, ends="(]")
+        self.package = package("textarena", "textarena", "TextArena")
         if not self.kinds:
             raise UserError("data.environment.games: []; name one of textarena's games")
         for game in self.kinds:

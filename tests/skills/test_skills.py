@@ -86,7 +86,7 @@ def test_bad_folders_are_named(tmp_path: Path) -> None:
         (tmp_path / name).write_text(GOOD)
     with pytest.raises(UserError, match=r"^data\.context\.folder: .* more than one skill named 'a'"):
         SkillLibrary.load(tmp_path)
-    known = "alfworld, fiction, household, search_qa, webshop"
+    known = "alfworld, fiction, household, search_qa, synthetic_shop, webshop"
     with pytest.raises(UserError, match=rf"^data\.context\.library: 'nowhere'; must be one of {known}$"):
         SkillLibrary.builtin("nowhere")
     (tmp_path / "1.md").write_bytes(b"\xff\xfe\x00")
