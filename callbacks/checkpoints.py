@@ -18,6 +18,7 @@ from sdar_pl.callbacks.trainer_access import iteration_of, module_of
 from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.checkpoint_files import iteration_files, same_file, write_adapter
+from sdar_pl.runtime.metrics_csv import MetricsCSV
 
 
 class Checkpoints(Checkpoint):
@@ -77,6 +78,7 @@ class Checkpoints(Checkpoint):
         better = self.score is not None and (self.best is None or self.score > self.best)
         self.best, self.score = self.score if better else self.best, None
         path = self.folder / f"iteration-{trainer.current_epoch + 1:04d}.ckpt"
+        write_row(trainer)
         trainer.save_checkpoint(path, weights_only=False)
         if not trainer.is_global_zero:
             return
@@ -87,3 +89,16 @@ class Checkpoints(Checkpoint):
             write_adapter(path, Path(trainer.default_root_dir, "adapter"))
         for old in iteration_files(self.folder)[: -self.keep]:
             old.unlink()
+
+
+def write_row(trainer: L.Trainer) -> None:
+    """Write the iteration's row of metrics.csv. Collective.
+
+    Lightning logs an epoch's values after this hook: a run that is killed in between would go on behind the iteration,
+    and its row would stay empty.
+    """
+    values = {name: float(value) for name, value in trainer._logger_connector.metrics["log"].items()}
+    step = values.pop("step", None)
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV) and step is not None:
+            logger.log_metrics(values, step=int(step))

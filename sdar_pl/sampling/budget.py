@@ -1,7 +1,7 @@
 """Tokens of a micro-batch, and what happens to one that does not fit into memory: its halves take its place.
 
 The log-probs of a row do not depend on the rows beside it, and a gradient is a sum over rows: halves give the same
-values and gradients, to rounding. Left out: updates on several ranks, whose gradients are reduced while backward runs
+values and gradients, to rounding. Left out: updates under DDP and FSDP, whose gradients are reduced while backward runs
 (an error there ends the run), and dropout, which draws anew for a half.
 """
 
@@ -20,7 +20,7 @@ from sdar_pl.batch import Batch
 from sdar_pl.checks import at_least
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.logprobs import LogProbs
-from sdar_pl.runtime.ranks import world
+from sdar_pl.runtime.ranks import distributed
 
 #: "auto" takes no more tokens: beyond, larger micro-batches are not faster
 MOST_TOKENS = 16384
@@ -64,7 +64,7 @@ class Budget:
 
     def forward(self, read: Read, batch: Batch) -> LogProbs:
         """``read(batch)`` for an update; the caller derives its loss and passes that to ``backward``."""
-        if world() > 1:
+        if distributed():
             return read(batch)
         self._pass, self._outputs = (read, batch), None
         try:

@@ -6,12 +6,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from helpers.runs import fit_here
 from helpers.scripted import episode, row, scripted
 
 from sdar_pl.callbacks import Checkpoints
 from sdar_pl.errors import UserError
+from sdar_pl.runtime.metrics_csv import read_rows
 from sdar_pl.types import Episode
 
 
@@ -67,3 +70,22 @@ def test_a_run_resumed_from_an_earlier_iteration_repeats_the_later_ones(
 def test_a_number_out_of_range_is_refused() -> None:
     with pytest.raises(UserError, match=r"trainer\.callbacks\.Checkpoints\.keep: 0; must be ≥ 1"):
         Checkpoints(keep=0)
+
+
+def test_the_row_of_an_iteration_is_written_before_its_checkpoint(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else a run that is killed in between would go on with an empty row of metrics.csv."""
+    rows: dict[str, dict[int, dict[str, str]]] = {}
+    save = L.Trainer.save_checkpoint
+
+    def saved(trainer: L.Trainer, path: Path, **options: Any) -> None:
+        rows[Path(path).name] = read_rows(tmp_path / "run" / "metrics.csv")
+        save(trainer, path, **options)
+
+    monkeypatch.setattr(L.Trainer, "save_checkpoint", saved)
+    run = fit_here(tmp_path)
+    whole = read_rows(run / "metrics.csv")
+    for step in (1, 2):
+        assert "loss/policy" in whole[step]
+        assert rows[f"iteration-{step:04d}.ckpt"][step] == whole[step]
