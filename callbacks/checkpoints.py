@@ -97,7 +97,8 @@ def write_row(trainer: L.Trainer) -> None:
     Lightning logs an epoch's values after this hook: a run that is killed in between would go on behind the iteration,
     and its row would stay empty.
     """
-    values = {name: float(value) for name, value in trainer._logger_connector.metrics["log"].items()}
+    logged: Any = trainer._logger_connector.metrics["log"]
+    values = {name: float(value) for name, value in logged.items()}
     step = values.pop("step", None)
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV) and step is not None:
