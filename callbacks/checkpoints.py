@@ -98,7 +98,7 @@ def write_row(trainer: L.Trainer) -> None:
     and its row would stay empty.
     """
     logged: Any = trainer._logger_connector.metrics["log"]
-    values = {name: float(value) for name, value in logged.items()}
+    values: dict[str, Any] = {name: float(value) for name, value in logged.items()}
     step = values.pop("step", None)
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV) and step is not None:
