@@ -40,7 +40,7 @@ def main(arguments: Sequence[str]) -> int:
         from sdar_pl.retrieval.server import MOST_PASSAGES, application
     except ImportError as error:
         raise UserError(
-            "serve-retriever needs the packages fastapi and uvicorn; pip install 'sdar_pl[search]'"
+            "serve-retriever needs the packages starlette and uvicorn; pip install 'sdar_pl[search]'"
         ) from error
     between("--topk", options.topk, 1, MOST_PASSAGES)
     between("--port", options.port, 1, 65535)

@@ -1,7 +1,7 @@
 """BM25: passages found by their words, in this process. Its index is a folder of memory-mapped arrays.
 
 The score of a word in a passage is computed when the index is built (bm25s; Lù 2024), so that a query only sums
-postings. Left out: stemming, phrases, and languages whose words are not set apart by spaces.
+postings (postings.py). Left out: stemming, phrases, and languages whose words are not set apart by spaces.
 """
 
 from __future__ import annotations
@@ -11,12 +11,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-import numpy as np
-
 from sdar_pl.errors import UserError
 from sdar_pl.retrieval.base import Passage, PassageRetriever
 from sdar_pl.retrieval.corpus import Offsets, scan
 from sdar_pl.retrieval.index_folder import Shown, open_index
+from sdar_pl.retrieval.postings import Postings
 from sdar_pl.retrieval.words import words
 
 
@@ -41,7 +40,7 @@ class BM25(PassageRetriever):
     def __init__(self, corpus: str, index: str | None = None) -> None:
         passages, folder = open_index(corpus, index, "bm25", _build)
         self._passages: Passages = passages
-        self._set(_bm25s().BM25.load(folder, mmap=True, show_progress=False))
+        self._postings = Postings(_bm25s().BM25.load(folder, mmap=True, show_progress=False))
 
     @classmethod
     def of(cls, passages: Sequence[Passage]) -> BM25:
@@ -50,35 +49,15 @@ class BM25(PassageRetriever):
             raise UserError("no passages; BM25 needs at least one")
         made = cls.__new__(cls)
         made._passages = passages
-        made._set(_indexed(Ids(passages)))
+        made._postings = Postings(_indexed(Ids(passages)))
         return made
 
     def retrieve(self, queries: Sequence[str], topk: int) -> list[list[Passage]]:
         """At most ``topk`` passages for each query. A passage that shares no word with the query is not found."""
         return [
-            [replace(self._passages[number], score=score) for number, score in self._best(query, topk)]
-            for query in queries
+            [replace(self._passages[number], score=score) for number, score in self._postings.best(asked, topk)]
+            for asked in (list(dict.fromkeys(words(query))) for query in queries)
         ]
-
-    def _set(self, index: Any) -> None:
-        self._vocabulary: dict[str, int] = index.vocab_dict
-        self._scores, self._rows, self._begins = (index.scores[name] for name in ("data", "indices", "indptr"))
-
-    def _best(self, query: str, topk: int) -> list[tuple[int, float]]:
-        """(number, score) of the best passages. A passage has at most one posting for each word, so that the best
-        ``topk`` passages are among the best ``topk × words`` postings."""
-        ids = [self._vocabulary[word] for word in dict.fromkeys(words(query)) if word in self._vocabulary]
-        spans = [slice(int(self._begins[id]), int(self._begins[id + 1])) for id in ids]
-        if not spans:
-            return []
-        rows = np.concatenate([self._rows[span] for span in spans])
-        sums = np.bincount(rows, np.concatenate([self._scores[span] for span in spans]))
-        most = topk * len(ids)
-        if len(rows) > most:
-            rows = rows[np.argpartition(sums[rows], -most)[-most:]]
-        found = np.unique(rows)
-        best = found[np.lexsort((found, -sums[found]))][:topk]
-        return [(int(number), float(sums[number])) for number in best]
 
 
 class Ids:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Any
 
-from fastapi import FastAPI, HTTPException, Request
-from fastapi.concurrency import run_in_threadpool
+from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
 
 from sdar_pl.retrieval.base import PassageRetriever
 from sdar_pl.retrieval.protocol import entry
@@ -15,37 +17,39 @@ from sdar_pl.retrieval.protocol import entry
 LARGEST_BODY, MOST_QUERIES, MOST_PASSAGES = 2**20, 1024, 100
 
 
-def application(retriever: PassageRetriever, topk: int = 3, largest_body: int = LARGEST_BODY) -> FastAPI:
+def application(retriever: PassageRetriever, topk: int = 3, largest_body: int = LARGEST_BODY) -> Starlette:
     """An ASGI application with ``POST /retrieve`` and ``GET /health``.
 
     Status 413: the body is larger than ``largest_body`` bytes, announced or not. 422: it is no request (protocol.py).
+    Both answer ``{"detail": reason}``.
 
     Args:
         retriever: finds the passages.
         topk: passages for a query of a request that names no number.
         largest_body: in bytes.
     """
-    app = FastAPI(title="sdar_pl retriever", openapi_url=None)
 
-    @app.get("/health")
-    async def health() -> dict[str, str]:
-        return {"status": "ok"}
+    async def health(_: Request) -> Response:
+        return _json({"status": "ok"})
 
-    @app.post("/retrieve")
-    async def retrieve(request: Request) -> dict[str, Any]:
+    async def retrieve(request: Request) -> Response:
         body = bytearray()
         async for part in request.stream():
             body += part
             if len(body) > largest_body:
-                raise HTTPException(413, f"the body is larger than {largest_body} bytes")
+                return _json({"detail": f"the body is larger than {largest_body} bytes"}, 413)
         try:
             queries, wanted, scored = request_parts(bytes(body), topk)
         except ValueError as error:
-            raise HTTPException(422, str(error)) from None
+            return _json({"detail": str(error)}, 422)
         found = await run_in_threadpool(retriever.retrieve, queries, wanted)
-        return {"result": [[entry(passage, scored) for passage in passages] for passages in found]}
+        return _json({"result": [[entry(passage, scored) for passage in passages] for passages in found]})
 
-    return app
+    return Starlette(routes=[Route("/health", health), Route("/retrieve", retrieve, methods=["POST"])])
+
+
+def _json(answer: dict[str, object], status: int = 200) -> Response:
+    return Response(json.dumps(answer), status, media_type="application/json")
 
 
 def request_parts(body: bytes, topk: int) -> tuple[list[str], int, bool]:

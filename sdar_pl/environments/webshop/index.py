@@ -7,9 +7,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from sdar_pl.errors import UserError
+from sdar_pl.retrieval.postings import Postings
 
 _words = str.split
 #: Lucene's English stop words
@@ -32,7 +31,7 @@ class Index:
 
     def __init__(self, bm25: Any) -> None:
         self.bm25 = bm25
-        self.vocabulary: dict[str, int] = bm25.vocab_dict
+        self._postings = Postings(bm25)
 
     @classmethod
     def build(cls, texts: Iterable[str]) -> Index:
@@ -67,15 +66,7 @@ class Index:
         """Numbers of the best products, at most ``number``; of equal scores the lower number first."""
         _, stem = _packages()
         words = [stem(word) for word in _WORD.findall(query[:LONGEST_QUERY].lower()) if word not in _STOP]
-        ids = [self.vocabulary[word] for word in words if word in self.vocabulary]
-        if not ids:
-            return []
-        scores = self.bm25.get_scores_from_ids(ids)
-        found = np.flatnonzero(scores)
-        if len(found) > number:
-            threshold = np.partition(scores[found], len(found) - number)[len(found) - number]
-            found = found[scores[found] >= threshold]
-        return [int(k) for k in found[np.lexsort((found, -scores[found]))][:number]]
+        return [product for product, _ in self._postings.best(words, number)]
 
 
 def _packages() -> Any:
