@@ -65,9 +65,11 @@ class Postings:
         return [(int(rows[at]), float(rounded[at])) for at in order]
 
     def _span(self, word: str) -> slice | None:
-        """Where the postings of a word are: documents in ascending order, and scores."""
+        """Where the postings of a word are: documents in ascending order, and scores. None: no document holds it."""
         id = self.vocabulary.get(word)
-        return None if id is None else slice(int(self._begins[id]), int(self._begins[id + 1]))
+        if id is None or self._begins[id] == self._begins[id + 1]:
+            return None
+        return slice(int(self._begins[id]), int(self._begins[id + 1]))
 
 
 def _summed(lists: Sequence[tuple[Numbers, Scores, int]]) -> tuple[Numbers, Sums]:
@@ -77,6 +79,6 @@ def _summed(lists: Sequence[tuple[Numbers, Scores, int]]) -> tuple[Numbers, Sums
         return rows, times * scores.astype(np.float64)
     held = np.concatenate([rows for rows, _, _ in lists])
     added = np.concatenate([scores if times == 1 else times * scores for _, scores, times in lists], dtype=np.float64)
-    sums = np.bincount(held, added)
+    sums: Sums = np.bincount(held, added).astype(np.float64, copy=False)
     found = np.flatnonzero(sums > 0)
     return found, sums[found]
