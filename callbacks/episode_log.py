@@ -1,4 +1,4 @@
-"""EpisodeLog: every episode as a line of ``episodes.jsonl``, and a few as text in TensorBoard.
+"""EpisodeLog: every episode as a line of ``episodes.jsonl``, and in the loggers that can show it.
 
 Training goes to ``episodes.jsonl`` in the run folder (``episodes.rank1.jsonl`` … for the other ranks), one JSON object
 a line: iteration, split ("train", "validation", "test"), task, kind, text, group, index, success, reward, penalty,
@@ -23,6 +23,7 @@ import lightning as L
 from torch import Tensor
 
 from sdar_pl.batch import Batch
+from sdar_pl.callbacks.episode_tables import log_table, loggers_with_tables
 from sdar_pl.callbacks.trainer_access import data_of, events_of, iteration_of, number_of
 from sdar_pl.checks import at_least
 from sdar_pl.runtime.files import replacing, writing
@@ -39,7 +40,8 @@ MOST, MOST_SHOWN = 100_000, 4_000
 
 
 class EpisodeLog(L.Callback):
-    """Writes episodes to ``episodes.jsonl`` and shows some in TensorBoard.
+    """Writes episodes to ``episodes.jsonl``, shows some in TensorBoard, and the iteration's as a table where a logger
+    can.
 
     Args:
         train_every: write the training episodes of every n-th iteration, n ≥ 1. Evaluations are always written.
@@ -103,14 +105,25 @@ class EpisodeLog(L.Callback):
         rows = [row_of(episode, number, "train", i, self.records) for i, episode in enumerate(episodes)]
         left_out = [*iteration.dropped, *iteration.failed]
         self._append([*rows, *(row_of(episode, number, "train") for episode in left_out)])
-        events = events_of(trainer)
+        self._show(trainer, episodes, number)
+        self.records = {}
+
+    def _show(self, trainer: L.Trainer, episodes: Sequence[Episode], number: int) -> None:
+        """Give some episodes as text to TensorBoard, and all to loggers with tables."""
+        decode = data_of(trainer).prompter.tokenizer.decode
+        events, tables = events_of(trainer), loggers_with_tables(trainer)
         if events is not None:
             ranked = sorted(range(len(episodes)), key=lambda i: -episodes[i].reward)
             for place in range(min(self.show, len(ranked))):
                 i = ranked[place * (len(ranked) - 1) // max(1, self.show - 1)]
-                text = rendered(episodes[i], i, self.records, data_of(trainer).prompter.tokenizer.decode)
-                events.add_text(f"episode/{place + 1}", text, number)
-        self.records = {}
+                events.add_text(f"episode/{place + 1}", rendered(episodes[i], i, self.records, decode), number)
+        if tables and episodes:
+            rows = [
+                (number, *in_table(episode, i, self.records), rendered(episode, i, self.records, decode))
+                for i, episode in enumerate(episodes)
+            ]
+            for logger in tables:
+                log_table(logger, rows, number)
 
     # ------------------------------------------------------------------ evaluation
 
@@ -199,6 +212,14 @@ def row_of(
         "first": cut(episode.first.text, MOST),
         "turns": [turn_of(i, turn) for i, turn in enumerate(episode.turns)],
     }
+
+
+def in_table(episode: Episode, number: int, records: Records) -> tuple[Any, ...]:
+    """Cells of an episode in a table, between iteration and text: task, kind, success, reward, turns and mean gap."""
+    gaps = [gap for i in range(len(episode.turns)) for gap in records.get((number, i), {}).get("gap", [])]
+    gap = rounded([sum(gaps) / len(gaps)])[0] if gaps else None
+    task = episode.task
+    return shown(task.id, 200), shown(task.kind, 80), episode.success, episode.reward, len(episode.turns), gap
 
 
 def level(gate: float) -> str:

@@ -87,12 +87,15 @@ class Progress(ProgressBar):
             self._live = None
 
     def _episode_ended(self, episode: Episode) -> None:
-        """Count an episode that has ended, in training or evaluation."""
+        """Count an episode that has ended, in training or evaluation.
+
+        Successful episodes are short and end first: the share is that of the ended ones, and starts high.
+        """
         if self.phase == SCORING:  # groups were dropped, and others are rolled out
             self._phase(REFILL)
         self.played += 1
         self.successes += episode.success
-        self._count(self.played, f" · success {self.successes / self.played:.0%}")
+        self._count(self.played, f" · success of the ended {self.successes / self.played:.0%}")
         if self.phase == ROLLOUT and self.played == self.total:
             self._phase(SCORING)
 

@@ -34,7 +34,14 @@ LAYERS = (
 LIGHTNING = {
     *("module", "datamodule", "commands/lightning_cli", "commands/trainer_arguments", "commands/plan"),
     "commands/play",
-    *("runtime/strategy", "runtime/precision", "runtime/checkpoint_files", "runtime/metrics_csv", "runtime/loopback"),
+    *(
+        "runtime/strategy",
+        "runtime/precision",
+        "runtime/checkpoint_files",
+        "runtime/metrics_csv",
+        "runtime/loggers",
+        "runtime/loopback",
+    ),
 }
 NO_TORCH = {
     "environments",

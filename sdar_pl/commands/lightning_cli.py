@@ -17,11 +17,9 @@ import yaml
 from jsonargparse import get_loader, set_loader
 from lightning.pytorch.callbacks import Callback, Checkpoint, ProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI, SaveConfigCallback
-from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.plugins import CheckpointIO
 from lightning.pytorch.strategies import StrategyRegistry
 from lightning.pytorch.strategies.launchers import subprocess_script
-from transformers.utils import logging as transformers_logging
 
 from sdar_pl.callbacks.prediction_file import PredictionFile
 from sdar_pl.commands.trainer_arguments import refusal_of_lightning, refuse_trainer_arguments, timer_between_iterations
@@ -30,9 +28,10 @@ from sdar_pl.errors import UserError
 from sdar_pl.runtime.checkpoint_files import SafeCheckpointIO
 from sdar_pl.runtime.config_files import refuse_traps
 from sdar_pl.runtime.files import replacing
+from sdar_pl.runtime.loggers import log_settings, loggers_of_run
+from sdar_pl.runtime.long_work import hide_bars_of_loading
 from sdar_pl.runtime.loopback import meeting_on_loopback, starts_ranks_here
 from sdar_pl.runtime.messages import quieten, user_error_behind
-from sdar_pl.runtime.metrics_csv import MetricsCSV
 from sdar_pl.runtime.parse_errors import explain
 from sdar_pl.runtime.processes import GUARD
 from sdar_pl.runtime.run_folder import checkpoint_path, forget_unused, resume_command, run_folder
@@ -71,7 +70,7 @@ def launch(
     the trainer's (fit, validate, test, predict). Raises ``UserError`` for arguments that cannot be parsed."""
     quieten()  # once more, as importing Lightning has changed how warnings are printed
     StrategyRegistry.register("fsdp2", FSDP2Strategy, description="FSDP2: sharded over all ranks", override=True)
-    transformers_logging.disable_progress_bar()
+    hide_bars_of_loading()
     # Lightning's own observer of the other ranks ends a run without a message.
     setattr(subprocess_script, "_launch_process_observer", GUARD.watch)  # noqa: B010
     torch.set_float32_matmul_precision("high")
@@ -152,13 +151,7 @@ class SavedConfig(SaveConfigCallback):
         config.ckpt_path = None
         with replacing(Path(trainer.default_root_dir, self.config_filename)) as partial:
             self.parser.save(config, str(partial), skip_none=False, multifile=False)
-
-
-class Events(TensorBoardLogger):
-    """TensorBoard's events in the run folder, without Lightning's hparams.yaml: config.yaml holds all settings."""
-
-    def save(self) -> None:
-        self.experiment.flush()
+        log_settings(trainer.loggers, config.as_dict())
 
 
 class CommandLine(LightningCLI):
@@ -256,9 +249,9 @@ class TrainerCommandLine(CommandLine):
         if self.subcommand != "fit":  # an evaluation leaves the record of its run alone
             options["logger"] = False
             self.save_config_callback = None
-        elif settings["logger"] in (None, True):
-            events = Events(self.run_folder, name="", version="")
-            options["logger"] = [MetricsCSV(self.run_folder), events]
+        elif settings["logger"] is not False:
+            named = [] if settings["logger"] is True else _as_list(settings["logger"])
+            options["logger"] = loggers_of_run(named, self.run_folder)
         options["callbacks"] = self._with_defaults(_as_list(settings["callbacks"]), settings)
         if settings["max_time"] is not None:
             options["callbacks"].append(timer_between_iterations(settings["max_time"]))

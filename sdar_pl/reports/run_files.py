@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from sdar_pl.errors import UserError
 from sdar_pl.runtime.config_files import read_config
+from sdar_pl.runtime.long_work import Done, long_work
 from sdar_pl.runtime.metrics_csv import read_rows
 from sdar_pl.runtime.words import shown
 
@@ -139,23 +140,30 @@ def numbers(row: dict[str, str]) -> dict[str, float]:
 def read_episodes(run: RunFiles, files: list[Path], most: int) -> None:
     """Add panels, histograms and up to ``most`` episodes of ``files`` to ``run``."""
     total = sum(1 for path in files for _ in lines_of(path))
-    for path in files:
-        damaged = 0
-        for line in lines_of(path):
-            try:
-                episode = episode_of(json.loads(line))
-            except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
-                damaged += 1
-                continue
-            if episode.split == "validation":
-                panel = run.panels.setdefault(episode.iteration, {})
-                panel[episode.task] = (episode.kind, float(episode.success))
-            count(run.histograms, episode)
-            if run.played * most // max(total, 1) > (run.played - 1) * most // max(total, 1) or total <= most:
-                run.episodes.append(episode)
-            run.played += 1
-        if damaged:
-            warnings.warn(f"{path}: {damaged} damaged lines are left out", stacklevel=2)
+    with long_work(f"reading {run.folder.name}/episodes.jsonl", total) as done:
+        for path in files:
+            read_file(run, path, most, total, done)
+
+
+def read_file(run: RunFiles, path: Path, most: int, total: int, done: Done) -> None:
+    """``read_episodes`` of one of the files. ``total``: lines of all; ``done`` receives the number of those read."""
+    damaged = 0
+    for line in lines_of(path):
+        try:
+            episode = episode_of(json.loads(line))
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError, RecursionError):
+            damaged += 1
+            continue
+        if episode.split == "validation":
+            panel = run.panels.setdefault(episode.iteration, {})
+            panel[episode.task] = (episode.kind, float(episode.success))
+        count(run.histograms, episode)
+        if run.played * most // max(total, 1) > (run.played - 1) * most // max(total, 1) or total <= most:
+            run.episodes.append(episode)
+        run.played += 1
+        done(run.played + damaged)
+    if damaged:
+        warnings.warn(f"{path}: {damaged} damaged lines are left out", stacklevel=2)
 
 
 def lines_of(path: Path) -> Iterator[bytes]:

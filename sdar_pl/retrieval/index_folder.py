@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 
 from sdar_pl.errors import UserError
 from sdar_pl.retrieval.corpus import Corpus, Offsets
+from sdar_pl.runtime.long_work import long_work
 
 #: in an index folder: what it is an index of; the byte position of every line, as int64
 FACTS, OFFSETS = "corpus.json", "offsets.bin"
@@ -59,22 +58,12 @@ def _write(corpus: Path, folder: Path, facts: dict[str, Any], build: Build) -> N
     partial = folder.with_name(folder.name + ".partial")
     shutil.rmtree(partial, ignore_errors=True)
     partial.mkdir(parents=True)
-    with _progress(corpus.name, facts["bytes"]) as progress:
+    with long_work(f"indexing {corpus.name}", facts["bytes"]) as progress:
         offsets = build(corpus, partial, progress)
     offsets.tofile(partial / OFFSETS)
     (partial / FACTS).write_text(json.dumps(facts) + "\n", encoding="utf-8")
     shutil.rmtree(folder, ignore_errors=True)
     partial.rename(folder)
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Shown]:
-    """A progress bar on stderr → the function that receives the bytes read."""
-    columns = TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(f"indexing {name}", total=total)
-        yield lambda done: progress.update(task, completed=done)
 
 
 @contextmanager

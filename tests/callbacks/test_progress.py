@@ -86,9 +86,9 @@ def test_a_terminal_counts_episodes_and_gets_its_cursor_back(
 
     data.listeners.append(listen)
     trainer.fit(module, data)
-    assert ("rolling out", "1/4 · success 100%") in seen
-    assert ("rolling out", "3/4 · success 33%") in seen
-    assert ("validating 3 tasks", "2/3 · success 50%") in seen
+    assert ("rolling out", "1/4 · success of the ended 100%") in seen
+    assert ("rolling out", "3/4 · success of the ended 33%") in seen
+    assert ("validating 3 tasks", "2/3 · success of the ended 50%") in seen
     assert seen[-4] == ("scoring", ""), "after the last episode of the rollout, before the panel's three"
     out = capsys.readouterr().out
     assert out.rindex("\x1b[?25h") > out.rindex("\x1b[?25l")

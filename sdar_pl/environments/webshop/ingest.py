@@ -9,12 +9,11 @@ from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
 
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
 from sdar_pl.environments.webshop.products import Tagger, elements
 from sdar_pl.environments.webshop.store import Elements, Store, name_of
 from sdar_pl.environments.webshop.synthetic import catalogue
 from sdar_pl.errors import UserError
+from sdar_pl.runtime.long_work import long_work
 
 #: changes with the store's format
 _FORMAT = 1
@@ -59,13 +58,14 @@ def opened(
                 f"data.environment.store: {folder} was made with tagger: {made or 'null'}; name another folder"
             )
         if not store.complete:
-            store.note("notes", elements(attributes) if attributes else [])
-            store.note("human", elements(human) if human else [])
+            store.note("notes", _shown(elements(attributes), attributes) if attributes else [])
+            store.note("human", _shown(elements(human), human) if human else [])
             offset = int(store.state("offset"))
-            store.add(_shown(elements(products, offset), products, offset))
+            store.add(_shown(elements(products, offset), products))
             if not store.rows("select 1 from products limit 1"):
                 raise UserError(f"data.environment.products: no good product in {products}; skipped: {store.skipped}")
-            store.finish()
+            with long_work("indexing the products"):
+                store.finish()
         store.open_index()
     return store
 
@@ -87,12 +87,10 @@ def _alone(folder: Path) -> Iterator[None]:
         yield
 
 
-def _shown(elements: Elements, path: Path, offset: int) -> Elements:
-    """The same elements, with a progress bar."""
-    columns = (BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(TextColumn("reading {task.description}"), *columns, transient=True) as progress:
-        task = progress.add_task(path.name, total=path.stat().st_size, completed=offset)
+def _shown(elements: Elements, path: Path) -> Elements:
+    """The same elements, with their progress."""
+    with long_work(f"reading {path.name}", path.stat().st_size) as done:
         for number, element in enumerate(elements):
             if number % 500 == 0:
-                progress.update(task, completed=element[0])
+                done(element[0])
             yield element
