@@ -205,6 +205,7 @@ def row_of(
         "success": episode.success,
         "reward": episode.reward,
         "score": episode.score,
+        "parts": episode.parts,
         "penalty": episode.penalty,
         "failed": cut(episode.failed, MOST),
         "overflow": episode.overflow,

@@ -6,6 +6,7 @@ from __future__ import annotations
 import random
 import re
 from collections.abc import Callable, Iterator
+from functools import partial
 
 from _imitation import Recipe
 
@@ -13,6 +14,7 @@ from sdar_pl.environments.base import Environment
 from sdar_pl.environments.household import Household
 from sdar_pl.environments.household import expert as household
 from sdar_pl.environments.household.game import KINDS
+from sdar_pl.environments.household.macros import MacroExpert
 from sdar_pl.environments.search_qa import SearchQA
 from sdar_pl.environments.search_qa import expert as search_qa
 from sdar_pl.environments.search_qa.fiction import names
@@ -61,6 +63,21 @@ class HouseholdRecipe(Recipe):
         size = "small" if rng.random() < (0.1 if progress >= 1 / 3 else 0.0) else "tiny"
         tasks = self.splits[size]
         return self.games[size], tasks[rng.randrange(len(tasks))]
+
+
+class MacroNovice(MacroExpert, household.Novice):
+    """A ``Novice`` that calls the helper in a share of the games."""
+
+
+class HouseholdMacrosRecipe(HouseholdRecipe):
+    """The same games with "fetch", which every player uses in half of them: for the tiny household policy to go on
+    from (``--start``), so that its rollouts hold both ways."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.expert, self.novice = partial(MacroExpert, share=0.5), partial(MacroNovice, share=0.5)
+        self.games = {size: Household(size=size, macros=True) for size in ("tiny", "small")}
+        self.steps = 200
 
 
 class WebShopRecipe(Recipe):
@@ -150,6 +167,7 @@ class SearchQARecipe(Recipe):
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
     "household": HouseholdRecipe,
+    "household_macros": HouseholdMacrosRecipe,
     "webshop": WebShopRecipe,
     "search_qa": SearchQARecipe,
 }

@@ -27,6 +27,7 @@ from sdar_pl.objectives import Objective
 from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
+from sdar_pl.rewards import GroupReward, shape_rewards
 from sdar_pl.rollout import PlayRules, play
 from sdar_pl.runtime.ranks import gather_to_rank_zero, rank, world
 from sdar_pl.sampling.budget import Budget
@@ -54,6 +55,7 @@ class RolloutDataModule(L.LightningDataModule):
         prompter: turns episodes into tokens.
         context: the teacher's privileged context.
         advantage: rewards → advantages.
+        rewards: the training reward of a group's episodes (null: the environment's).
         sampling: how training responses are sampled, from the whole policy: without top-p and top-k.
         evaluation: how evaluation responses are sampled (the paper: temperature 0.4).
         play: limits of an episode.
@@ -85,6 +87,7 @@ class RolloutDataModule(L.LightningDataModule):
         prompter: Prompter,
         context: ContextProvider = NoContext(),  # noqa: B008 – never changed
         advantage: Advantage = GroupAdvantage(),  # noqa: B008 – never changed
+        rewards: GroupReward | None = None,
         sampling: Sampling = Sampling(),  # noqa: B008 – never changed
         evaluation: Sampling = Sampling(temperature=0.4),  # noqa: B008 – never changed
         play: PlayRules = PlayRules(),  # noqa: B008 – never changed
@@ -111,7 +114,7 @@ class RolloutDataModule(L.LightningDataModule):
         advantage.validate(group_size)
         self.policy, self.objective, self.teacher, self.teacher_refresh = policy, objective, teacher, teacher_refresh
         self.environment, self.engine, self.prompter = environment, engine, prompter
-        self.context, self.advantage, self.rules = context, advantage, play
+        self.context, self.advantage, self.rewards, self.rules = context, advantage, rewards, play
         self.tasks_per_iteration = between("data.tasks_per_iteration", tasks_per_iteration, 1, 100_000)
         self.group_size = between("data.group_size", group_size, 1, 10_000)
         self.max_refills = at_least("data.max_refills", max_refills, 0)
@@ -182,7 +185,8 @@ class RolloutDataModule(L.LightningDataModule):
         chosen, stream = draw(len(tasks), epoch, self.tasks_per_iteration, self.seed, refill)
         tasks_of = {group: tasks[chosen[group]] for group in groups}
         slots = training_slots(tasks_of, self.group_size, stream, self.context, self.train_with_context)
-        return play(self.environment, slots, self.engine, self.prompter, self.sampling, rules, self._progress)
+        played = play(self.environment, slots, self.engine, self.prompter, self.sampling, rules, self._progress)
+        return shape_rewards(self.rewards, played)
 
     def _progress(self, episode: Episode) -> None:
         for listener in self.listeners:
@@ -226,21 +230,18 @@ class RolloutDataModule(L.LightningDataModule):
             self.teacher.begin(self.policy)
         with self.policy.whole(), self.teacher.view(self.policy) if as_teacher else nullcontext():
             self.engine.sync(self.policy)
-            progress = None if as_teacher else self._progress
-            return play(
-                self.environment, slots, self.engine, self.prompter, self.evaluation_sampling, self.rules, progress
-            )
+            parts = self.environment, slots, self.engine, self.prompter, self.evaluation_sampling, self.rules
+            return play(*parts, None if as_teacher else self._progress)
 
     # ------------------------------------------------------------------ Lightning's hooks
 
     def setup(self, stage: str) -> None:
         """Check the parts against each other before any work is done. Raises ``UserError``."""
-        shown = self.train_with_context or self.evaluate_with_context
-        refuse_incompatible_parts(
-            self.objective, self.advantage, self.prompter, self.context, shown, self.tasks_per_iteration
-        )
+        refuse_incompatible_parts(self)
         self.prompter.bind(self.policy.tokenizer)
         self.context.bind(self.environment, self.group_size)
+        if self.rewards is not None:
+            self.rewards.bind(self.environment)
         played = "test" if stage in ("test", "predict") else "validate"
         for split in ["train", played] if stage == "fit" else [played]:
             tasks_of_split(self.environment, split, self.splits[split])

@@ -85,7 +85,7 @@ def set_advantages(rows: Sequence[Row], episodes: Sequence[Episode], advantage: 
     """
     in_reward = [advantage.unit == "row" and len(set(row.turns)) == 1 for row in rows]
     rewards_here = [
-        (episode.reward - (episode.turns[row.turns[0]].penalty if lowered else 0.0), row.group, row.episode)
+        (episode.training_reward - (episode.turns[row.turns[0]].penalty if lowered else 0.0), row.group, row.episode)
         for row, lowered in zip(rows, in_reward, strict=True)
         for episode in [episodes[row.episode]]
     ]

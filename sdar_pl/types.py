@@ -97,6 +97,7 @@ class Turn:
         penalty: what an invalid response costs this turn, 0 for a valid one; not part of ``reward``.
         teacher_prompt: the teacher's new prompt tokens. None: the same as ``prompt``, because there is no privileged
             context, or because the conversation's first turn holds it already.
+        stage: number of the turn's stage, where ``data.rewards`` divides episodes into stages.
 
     Example:
         A conversation whose teacher reads a skill, S0 being its tokens and E the end token::
@@ -114,6 +115,7 @@ class Turn:
     observation: Observation
     teacher_prompt: list[int] | None = None
     penalty: float = 0.0
+    stage: int = 0
 
     @property
     def reward(self) -> float:
@@ -135,6 +137,8 @@ class Episode:
         student_context: the context shown to the student as well (Skill-GRPO, measuring the teacher).
         failed: the last error of a session that failed too often; empty for an episode that counts.
         overflow: whether the episode ended because the conversation outgrew a prompt limit.
+        shaped: the training reward, where ``data.rewards`` gives one. None: the environment's.
+        parts: what ``shaped`` is made of, by name.
 
     Example:
         The second of the episodes of group 3, which wins in two turns::
@@ -151,6 +155,8 @@ class Episode:
     student_context: str = ""
     failed: str = ""
     overflow: bool = False
+    shaped: float | None = None
+    parts: dict[str, float] = field(default_factory=dict)
 
     @property
     def success(self) -> bool:
@@ -166,6 +172,16 @@ class Episode:
     def reward(self) -> float:
         """Sum of the environment's rewards, without penalties."""
         return sum(turn.reward for turn in self.turns)
+
+    @property
+    def training_reward(self) -> float:
+        """The reward that the advantage compares, without penalties."""
+        return self.reward if self.shaped is None else self.shaped
+
+    @property
+    def signal(self) -> tuple[float, ...]:
+        """The training reward and its parts: a group in which they are all equal has no advantage."""
+        return (self.training_reward, *self.parts.values())
 
     @property
     def penalty(self) -> float:

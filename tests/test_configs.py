@@ -34,7 +34,7 @@ def below(path: Path) -> str:
 
 def test_every_folder_holds_recipes_or_parts() -> None:
     assert set(PARTS) == set(PART_FOLDERS)
-    folders = {"configs", "household", "alfworld", "search_qa", "webshop", "other_environments"}
+    folders = {"configs", "household", "alfworld", "search_qa", "webshop", "other_environments", "companions"}
     assert {file.parent.name for file in RECIPES} == folders
     assert not [path for path in CONFIGS.rglob("*") if path.is_file() and path.suffix not in (".yaml", ".md")]
 

@@ -19,7 +19,7 @@ LAYERS = (
     {"batch", "retrieval"},
     {"policy"},
     {"environments", "control_tokens"},
-    {"prompts", "teachers", "engines", "skills"},
+    {"prompts", "teachers", "engines", "skills", "rewards"},
     {"sampling"},
     {"rollout", "scoring"},
     {"datamodule"},
@@ -46,6 +46,7 @@ LIGHTNING = {
 NO_TORCH = {
     "environments",
     "skills",
+    "rewards",
     "prompts",
     "control_tokens",
     "rollout",

@@ -95,7 +95,9 @@ def attributes_of(parts: Mapping[str, Any]) -> dict[str, Any]:
     """
     values: dict[str, Any] = {}
     for key, part in parts.items():
-        if isinstance(part, PLAIN):
+        if isinstance(part, list | tuple) and not all(isinstance(item, PLAIN) for item in part):
+            values |= attributes_of({f"{key}.{number}": item for number, item in enumerate(part)})
+        elif isinstance(part, PLAIN):
             values[key] = plain(part)
         else:
             values[key] = type(part).__name__

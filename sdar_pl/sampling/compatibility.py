@@ -6,35 +6,31 @@ from typing import Any
 
 from sdar_pl.engines.base import Sampling
 from sdar_pl.errors import UserError
-from sdar_pl.objectives import Advantage, Objective
+from sdar_pl.objectives import Objective
 from sdar_pl.policy import Policy
-from sdar_pl.prompts import Prompter
 from sdar_pl.runtime.ranks import world
-from sdar_pl.skills.providers import ContextProvider, NoContext
+from sdar_pl.skills.providers import NoContext
 
 
-def refuse_incompatible_parts(
-    objective: Objective,
-    advantage: Advantage,
-    prompter: Prompter,
-    context: ContextProvider,
-    context_is_shown: bool,
-    tasks_per_iteration: int,
-) -> None:
-    """Raises ``UserError`` for parts that are each valid and do not go together.
+def refuse_incompatible_parts(data: Any) -> None:
+    """Raises ``UserError`` for parts of a RolloutDataModule that are each valid and do not go together.
 
-    Args:
-        objective: must have a context if it has a teacher.
-        advantage: may need ``windowed`` history.
-        prompter: renders the history.
-        context: the privileged context.
-        context_is_shown: whether the student reads it as well, in training or evaluation.
-        tasks_per_iteration: groups an iteration; every rank needs one.
+    - Every rank needs a group.
+    - An objective with a teacher needs a context.
+    - An advantage may need ``windowed`` history, and with it the environment's rewards of single turns.
+    - A context that is shown to the student must exist before play.
     """
-    refuse_ranks_without_groups(tasks_per_iteration, world())
-    objective.validate(context=not isinstance(context, NoContext))
-    if advantage.needs_anchors and prompter.history != "windowed":
+    advantage, context = data.advantage, data.context
+    context_is_shown = data.train_with_context or data.evaluate_with_context
+    refuse_ranks_without_groups(data.tasks_per_iteration, world())
+    data.objective.validate(context=not isinstance(context, NoContext))
+    if advantage.needs_anchors and data.prompter.history != "windowed":
         raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
+    if advantage.needs_anchors and data.rewards is not None:
+        raise UserError(
+            "data.rewards: this advantage compares the environment's rewards of single turns; set it to null, or "
+            "data.advantage to sdar_pl.objectives.GroupAdvantage"
+        )
     if context_is_shown and isinstance(context, NoContext):
         raise UserError(
             "data.train_with_context, data.evaluate_with_context: there is no context to show to the student; set "

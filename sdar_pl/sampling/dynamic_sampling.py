@@ -1,6 +1,6 @@
 """roll_out(): an iteration's groups, with dynamic sampling (DAPO, 2503.14476) as an option.
 
-Dynamic sampling drops a group in which the environment's rewards (without penalties) are all equal: its episodes have
+Dynamic sampling drops a group in which the training rewards (without penalties) are all equal: its episodes have
 advantage 0, so that the outcomes teach the policy loss nothing. Another task is rolled out in its place, up to
 ``max_refills`` times; a group that still has equal rewards then stays out. A dropped group is dropped whole, with its
 distillation and its reference KL: the gate would have learnt from it.
@@ -40,9 +40,9 @@ class Rollout:
 
 def equal_groups(episodes: Iterable[Episode]) -> list[bool]:
     """For each group that was played, whether its rewards are all equal."""
-    rewards: dict[tuple[int, str], set[float]] = {}
+    rewards: dict[tuple[int, str], set[tuple[float, ...]]] = {}
     for episode in episodes:  # a refill has the number of the group in whose place it is
-        rewards.setdefault((episode.group, episode.task.id), set()).add(episode.reward)
+        rewards.setdefault((episode.group, episode.task.id), set()).add(episode.signal)
     return [len(seen) < 2 for seen in rewards.values()]
 
 
@@ -57,7 +57,7 @@ def roll_out(play_groups: PlayGroups, groups: Iterable[int], max_refills: int = 
         played = play_groups(round_, waiting)
         rollout.failed += [episode for episode in played if episode.failed]
         good = [episode for episode in played if episode.turns and not episode.failed]
-        equal = [group for group in waiting if len({e.reward for e in good if e.group == group}) < 2]
+        equal = [group for group in waiting if len({e.signal for e in good if e.group == group}) < 2]
         waiting = equal if max_refills else []
         rollout.episodes += [episode for episode in good if episode.group not in waiting]
         rollout.dropped += [episode for episode in good if episode.group in waiting]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from sdar_pl.runtime.ranks import world
+from sdar_pl.runtime.words import metric_name
 from sdar_pl.sampling.dynamic_sampling import equal_groups
 from sdar_pl.sampling.iteration import Iteration
 
@@ -20,6 +21,7 @@ def figures(iteration: Iteration, refilled: bool) -> Iterator[tuple[str, float]]
     for episode in played:
         yield "train/success", float(episode.success)
         yield "train/reward", episode.reward
+        yield from ((f"reward/{metric_name(part)}", value) for part, value in episode.parts.items())
         if episode.score is not None:
             yield "train/score", episode.score
         yield "episode/turns", float(len(episode.turns))

@@ -18,7 +18,9 @@ NO_SETTINGS = ("workers", "root", "folder", "path", "data", "timeout")
 
 def run_settings(module: Any) -> dict[str, Any]:
     """The settings of an SDARModule and its RolloutDataModule: method, optimizer, data and seed."""
-    method = {f"model.{name}": getattr(module, name) for name in METHOD} | {"data.advantage": module.data.advantage}
+    method = {f"model.{name}": getattr(module, name) for name in METHOD} | {
+        f"data.{name}": getattr(module.data, name) for name in ("advantage", "rewards")
+    }
     optimizer = optimizer_settings(module.make_optimizer, module.make_scheduler)
     return {**attributes_of(method), **optimizer, **rollout_settings(module.data)}
 

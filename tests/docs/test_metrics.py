@@ -54,7 +54,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     )
     for stage in ("validate", "test"):
         run_here(stage, "--config", str(full / "config.yaml"), "--ckpt_path", str(full / "checkpoints" / "last.ckpt"))
-    return [full, fit_here(folder, "--data.max_refills", "1")]
+    rewards = ["--data.rewards", "RewardSum", "--data.rewards.parts", '["Outcome", "PathEfficiency"]']
+    return [full, fit_here(folder, "--data.max_refills", "1", *rewards)]
 
 
 def written(path: Path) -> list[dict[str, Any]]:
@@ -72,8 +73,10 @@ def test_columns(runs: list[Path]) -> None:
             rows = list(csv.DictReader(file))
         seen |= {name for name in rows[0] if any(row[name] for row in rows)}
     kinds = {name for name in seen if re.match(r"val/success/\w+$", name)}
+    parts = {"reward/outcome", "reward/path"}
     assert kinds
-    assert columns() == (seen - kinds) | {"val/success/<kind>"}
+    assert parts < seen
+    assert columns() == (seen - kinds - parts) | {"val/success/<kind>", "reward/<part>"}
 
 
 def test_keys_of_episodes(runs: list[Path]) -> None:

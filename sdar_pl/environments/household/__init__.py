@@ -16,6 +16,7 @@ from sdar_pl.checks import at_least, between, one_of
 from sdar_pl.environments.household.expert import Expert
 from sdar_pl.environments.household.game import Game, chosen_kinds
 from sdar_pl.environments.household.generator import SIZES, Size, generate
+from sdar_pl.environments.household.macros import MacroExpert, MacroSession, lies_open
 from sdar_pl.environments.household.prompts import HouseholdPrompts
 from sdar_pl.environments.household.rules import HouseholdSession
 from sdar_pl.errors import UserError
@@ -80,6 +81,7 @@ class Household(HouseholdPrompts):
         think: ask for reasoning in <think> tags before the action, and count an output without them as invalid.
         show_admissible: list the admissible commands with every observation.
         success_reward: reward of the step that wins; every other step has reward 0.
+        macros: understand "fetch <object>" as well: a helper brings an object that lies open (macros.py).
 
     Raises ``UserError`` for an unknown size or kind, no kind, and fewer than one task.
     """
@@ -95,8 +97,10 @@ class Household(HouseholdPrompts):
         think: bool = False,
         show_admissible: bool = False,
         success_reward: float = 10.0,
+        macros: bool = False,
     ) -> None:
         super().__init__(think=think, show_admissible=show_admissible)
+        self.macros = macros
         self.kinds = chosen_kinds(kinds)
         self.size = one_of("data.environment.size", size, SIZES)
         self.seed = seed
@@ -115,11 +119,17 @@ class Household(HouseholdPrompts):
         return generate(**task.data)
 
     def session(self, task: Task) -> HouseholdSession:
-        return HouseholdSession(self.game(task), self.success_reward)
+        return (MacroSession if self.macros else HouseholdSession)(self.game(task), self.success_reward)
+
+    def profits_from_tools(self, task: Task) -> bool:
+        """Whether "fetch" saves steps: an object of the goal lies open when the game begins."""
+        return self.macros and lies_open(self.game(task))
 
     def expert_plan(self, task: Task) -> tuple[str, ...]:
         """The expert's commands from the start to success: a reference solution."""
         session, expert = self.session(task), Expert(task.text, random.Random(task.id))
+        if self.profits_from_tools(task):
+            expert = MacroExpert(task.text, random.Random(task.id))
         observation, actions = session.reset(), list[str]()
         while not observation.done:
             actions.append(expert.act(observation))
