@@ -11,7 +11,6 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import partial
 from typing import Any, Literal, cast
 
 import lightning as L
@@ -21,7 +20,6 @@ from sdar_pl.batch import Batch, Row, micro_batches, rows_of
 from sdar_pl.checks import at_least, between
 from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.environments.base import Environment
-from sdar_pl.environments.listing import refuse_bad_tasks
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import Objective
 from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
@@ -29,15 +27,16 @@ from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rewards import GroupReward, shape_rewards
 from sdar_pl.rollout import PlayRules, play
-from sdar_pl.runtime.ranks import gather_to_rank_zero, rank, world
+from sdar_pl.runtime.ranks import rank, world
 from sdar_pl.sampling.budget import Budget
 from sdar_pl.sampling.compatibility import refuse_biased_sampling, refuse_incompatible_parts
 from sdar_pl.sampling.contexts import add_hindsight_contexts, update_context_provider
 from sdar_pl.sampling.dynamic_sampling import roll_out
 from sdar_pl.sampling.fit_to_device import fit_to_device
-from sdar_pl.sampling.iteration import Iteration, refuse_empty, restore
-from sdar_pl.sampling.slots import panel_slots, training_slots
-from sdar_pl.sampling.tasks import choose_panel, draw, optimizer_steps, tasks_of_split
+from sdar_pl.sampling.iteration import Iteration, refuse_empty
+from sdar_pl.sampling.kept_rollouts import KeptRollouts
+from sdar_pl.sampling.slots import EpisodeSlot, panel_slots, training_slots
+from sdar_pl.sampling.tasks import choose_panel, draw, optimizer_steps, refuse_bad_split, tasks_of_split
 from sdar_pl.scoring import score
 from sdar_pl.skills.providers import ContextProvider, NoContext
 from sdar_pl.teachers import Current, Teacher
@@ -66,6 +65,7 @@ class RolloutDataModule(L.LightningDataModule):
         max_refills: drop groups whose rewards are all equal and roll out others in their place, at most this many times
             (DAPO's dynamic sampling; 0: train on every group). Distillation on dropped groups is dropped as well.
         steps_per_iteration: optimizer steps an iteration.
+        ahead: 1: roll out the next iteration while this one is trained on (engines that have weights of their own).
         micro_batch_tokens: tokens of a forward and backward pass (shared prefixes: once); "auto": what fits, ≤ 16,384.
         train_split: name of the environment's split to train on.
         validation_split: name of the split that validation plays.
@@ -97,6 +97,7 @@ class RolloutDataModule(L.LightningDataModule):
         group_size: int = 8,
         max_refills: int = 0,
         steps_per_iteration: int = 1,
+        ahead: Literal[0, 1] = 0,
         micro_batch_tokens: int | Literal["auto"] = 16384,
         train_split: str = "train",
         validation_split: str = "validation",
@@ -124,7 +125,7 @@ class RolloutDataModule(L.LightningDataModule):
         self.panel_tasks, self.seed = at_least("data.panel_tasks", panel_tasks, 1), at_least("data.seed", seed, 0)
         self.train_with_context, self.evaluate_with_context = train_with_context, evaluate_with_context
         self.iteration: Iteration | None = None
-        self.saved: list[dict[str, Any]] | None = None  # a checkpoint's rollouts, until their epoch begins
+        self.ahead, self.kept = bool(ahead), KeptRollouts()
         #: Called with every episode that ends, in training and evaluation (the progress bar).
         self.listeners: list[Callable[[Episode], None]] = []
 
@@ -133,25 +134,27 @@ class RolloutDataModule(L.LightningDataModule):
     def collect(self, epoch: int) -> Iteration:
         """Roll out and score one iteration. Belongs inside ``Policy.whole()``; collective.
 
-        1. Give the engine the policy's present weights.
-        2. Play this rank's groups.
-        3. Let the context provider read the finished groups (hindsight), then cut the episodes into rows.
-        4. Score the rows: advantages, and the old, teacher's and reference log-probs that the objective needs.
+        1. Play this rank's groups with the policy's present weights; where they were played ahead, take them.
+        2. Let the context provider read the finished groups (hindsight).
+        3. Begin the next iteration's rollout (``ahead``).
+        4. Cut the episodes into rows and score them: advantages, and the old, teacher's and reference log-probs that
+           the objective needs.
         5. Let the context provider learn from the outcomes.
         6. Pack the rows into the micro-batches of the iteration's optimizer steps.
         """
-        episodes = len(self.share(self.tasks_per_iteration)) * self.group_size
-        length = self.sampling.max_new_tokens, self.rules.max_turns
-        fit_to_device(self.budget, self.engine, self.policy, self.prompter, self.objective, episodes, *length)
+        groups = self.share(self.tasks_per_iteration)
+        sizes = len(groups) * self.group_size, self.sampling.max_new_tokens, self.rules.max_turns
+        fit_to_device(self.budget, self.engine, self.policy, self.prompter, self.objective, *sizes)
         began = time.perf_counter()
-        self.engine.sync(self.policy)
-        rollout = roll_out(partial(self._play, epoch), self.share(self.tasks_per_iteration), self.max_refills)
+        iteration = self.kept.take(epoch, self._tasks(epoch, 0, groups)[0]) or self._rollout(epoch, groups)()
         rolled_out = time.perf_counter()
-        add_hindsight_contexts(self.context, self.prompter, self.environment, rollout.episodes)
-        rows = [row for i, e in enumerate(rollout.episodes) for row in rows_of(e, i, self.prompter.history)]
+        add_hindsight_contexts(self.context, self.prompter, self.environment, iteration.episodes)
+        if self.ahead and epoch + 1 != self.trainer.max_epochs:
+            self.kept.begin(self._rollout(epoch + 1, groups, age=1))
+        rows = [row for i, e in enumerate(iteration.episodes) for row in rows_of(e, i, self.prompter.history)]
         score(
             rows,
-            rollout.episodes,
+            iteration.episodes,
             policy=self.policy,
             objective=self.objective,
             advantage=self.advantage,
@@ -161,32 +164,45 @@ class RolloutDataModule(L.LightningDataModule):
             budget=self.budget,
             iteration=epoch,
         )
-        update_context_provider(self.context, [*rollout.episodes, *rollout.dropped])
-        batches, accumulate = self._micro_batches(rows, epoch, bool(rollout.dropped))
-        return Iteration(
-            epoch,
-            batches=batches,
-            accumulate=accumulate,
-            rollout_s=rolled_out - began,
-            score_s=time.perf_counter() - rolled_out,
-            generated=self.engine.generated,
-            prefilled=self.engine.prefilled,
-            **vars(rollout),
-        )
+        update_context_provider(self.context, [*iteration.episodes, *iteration.dropped])
+        iteration.batches, iteration.accumulate = self._micro_batches(rows, epoch, bool(iteration.dropped))
+        iteration.rollout_s, iteration.score_s = rolled_out - began, time.perf_counter() - rolled_out
+        return iteration
 
     def share(self, count: int) -> range:
         """This rank's share of ``count`` groups or tasks."""
         return range(rank(), count, world())
 
-    def _play(self, epoch: int, refill: int, groups: Sequence[int]) -> list[Episode]:
-        # In a refill of few episodes, a single failure would be a large share of them.
-        rules = replace(self.rules, max_failed=1.0) if refill else self.rules
+    def _rollout(self, epoch: int, groups: Sequence[int], age: int = 0) -> Callable[[], Iteration]:
+        """Give the engine the policy's present weights, and return what plays the groups with them."""
+        self.engine.sync(self.policy)
+        first = self._slots(epoch, 0, groups)  # contexts are chosen here, not while the provider learns
+
+        def play_groups(refill: int, groups: Sequence[int]) -> list[Episode]:
+            # In a refill of few episodes, a single failure would be a large share of them.
+            rules = replace(self.rules, max_failed=1.0) if refill else self.rules
+            slots = self._slots(epoch, refill, groups) if refill else first
+            return shape_rewards(self.rewards, self._play(slots, self.sampling, rules, shown=not age))
+
+        def rolled_out() -> Iteration:
+            rollout = roll_out(play_groups, groups, self.max_refills)
+            return Iteration.of(rollout, epoch, age, self.engine.generated, self.engine.prefilled)
+
+        return rolled_out
+
+    def _tasks(self, epoch: int, refill: int, groups: Sequence[int]) -> tuple[dict[int, Task], tuple[int, ...]]:
+        """Each group's task, and the beginning of the random streams."""
         tasks = tasks_of_split(self.environment, "train", self.splits["train"])
         chosen, stream = draw(len(tasks), epoch, self.tasks_per_iteration, self.seed, refill)
-        tasks_of = {group: tasks[chosen[group]] for group in groups}
-        slots = training_slots(tasks_of, self.group_size, stream, self.context, self.train_with_context)
-        played = play(self.environment, slots, self.engine, self.prompter, self.sampling, rules, self._progress)
-        return shape_rewards(self.rewards, played)
+        return {group: tasks[chosen[group]] for group in groups}, stream
+
+    def _slots(self, epoch: int, refill: int, groups: Sequence[int]) -> list[EpisodeSlot]:
+        tasks, stream = self._tasks(epoch, refill, groups)
+        return training_slots(tasks, self.group_size, stream, self.context, self.train_with_context)
+
+    def _play(self, slots: Sequence[EpisodeSlot], sampling: Sampling, rules: PlayRules, shown: bool) -> list[Episode]:
+        parts = self.environment, slots, self.engine, self.prompter, sampling, rules
+        return play(*parts, self._progress if shown else None)
 
     def _progress(self, episode: Episode) -> None:
         for listener in self.listeners:
@@ -218,20 +234,16 @@ class RolloutDataModule(L.LightningDataModule):
         return [(i, panel[i]) for i in self.share(len(panel))]
 
     def evaluate(self, numbered: Sequence[tuple[int, Task]], as_teacher: bool = False) -> list[Episode]:
-        """Play panel tasks once each; a task's random stream is the same at every evaluation.
-
-        Args:
-            numbered: tasks with their indices in the panel.
-            as_teacher: play with the teacher's weights and the privileged context.
-        """
+        """Play panel tasks, each with its index in the panel, once, from the same random streams at every evaluation;
+        ``as_teacher``: with the teacher's weights and the privileged context."""
+        self.kept.wait()
         shown = as_teacher or self.evaluate_with_context
         slots = panel_slots(numbered, self.seed, self.context if shown else NoContext())
         if as_teacher:
             self.teacher.begin(self.policy)
         with self.policy.whole(), self.teacher.view(self.policy) if as_teacher else nullcontext():
             self.engine.sync(self.policy)
-            parts = self.environment, slots, self.engine, self.prompter, self.evaluation_sampling, self.rules
-            return play(*parts, None if as_teacher else self._progress)
+            return self._play(slots, self.evaluation_sampling, self.rules, shown=not as_teacher)
 
     # ------------------------------------------------------------------ Lightning's hooks
 
@@ -244,21 +256,19 @@ class RolloutDataModule(L.LightningDataModule):
             self.rewards.bind(self.environment)
         played = "test" if stage in ("test", "predict") else "validate"
         for split in ["train", played] if stage == "fit" else [played]:
-            tasks_of_split(self.environment, split, self.splits[split])
-            refuse_bad_tasks(self.environment, self.splits[split])
+            refuse_bad_split(self.environment, split, self.splits[split])
         self.panel(played)
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        """The micro-batches of the present epoch.
+        """The micro-batches of the present epoch: a checkpoint's, or new ones.
 
-        Lightning calls this before each epoch; when a run resumes, twice for the same epoch. The rollouts are those
-        of a checkpoint, those of the first of two calls, or new ones.
+        Lightning calls this before each epoch; when a run resumes, twice for the same epoch, which is rolled out once.
         """
         # ``current_epoch`` still names the finished epoch when Lightning first calls on resuming.
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
         self.teacher.begin(self.policy)
         if self.iteration is None or self.iteration.epoch != epoch:
-            self.iteration = self._restored(epoch)
+            self.iteration = self.kept.restored(epoch, self._micro_batches)
         if self.iteration is None:
             with self.trainer.precision_plugin.forward_context(), self.policy.whole():
                 self.iteration = self.collect(epoch)
@@ -275,24 +285,14 @@ class RolloutDataModule(L.LightningDataModule):
     predict_dataloader = test_dataloader
 
     def state_dict(self) -> dict[str, Any]:
-        """The rollouts of an unfinished iteration, and what the context provider has learnt. Collective."""
+        """The rollouts of an unfinished iteration and the next one, and what the provider has learnt. Collective."""
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
-        state: dict[str, Any] = {"context": self.context.state_dict(), "iteration": None}
-        if self.iteration is not None and self.iteration.epoch == epoch:
-            state["iteration"] = gather_to_rank_zero(self.iteration.to_plain())
-        return state
+        present = self.iteration if self.iteration is not None and self.iteration.epoch == epoch else None
+        return {**self.kept.state_dict(present), "context": self.context.state_dict()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.context.load_state_dict(state_dict["context"])
-        self.saved = state_dict["iteration"]
-
-    def _restored(self, epoch: int) -> Iteration | None:
-        """The checkpoint's rollouts, if they are of this epoch."""
-        saved, self.saved = self.saved, None
-        iteration, rows = restore(saved, epoch, rank(), world()) if saved else (None, [])
-        if iteration is not None and not iteration.batches:
-            iteration.batches, iteration.accumulate = self._micro_batches(rows, epoch, bool(iteration.dropped))
-        return iteration
+        self.kept.load_state_dict(state_dict)
 
 
 def _loader(items: list[Any]) -> DataLoader[Any]:

@@ -252,7 +252,7 @@ class SDARModule(L.LightningModule):
         """Log the iteration: token-weighted, over all of its micro-batches and all ranks."""
         iteration = self.data.iteration
         assert iteration is not None
-        for name, value in figures(iteration, refilled=self.data.max_refills > 0):
+        for name, value in figures(iteration, self.data.max_refills > 0, self.data.ahead):
             self.means.update(name, value)
         self.means.update("policy/skipped_steps", float(self.steps.of_iteration))
         self.write(with_sample_size(self.means.compute()))

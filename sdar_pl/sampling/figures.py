@@ -10,12 +10,13 @@ from sdar_pl.sampling.dynamic_sampling import equal_groups
 from sdar_pl.sampling.iteration import Iteration
 
 
-def figures(iteration: Iteration, refilled: bool) -> Iterator[tuple[str, float]]:
+def figures(iteration: Iteration, refilled: bool, ahead: bool = False) -> Iterator[tuple[str, float]]:
     """Names and values on this rank, whose mean over all values and ranks is logged.
 
     Args:
         iteration: the iteration; dropped groups count, as they measure the policy.
         refilled: whether groups may be dropped and others rolled out instead.
+        ahead: whether iterations are rolled out by the policy of one iteration before.
     """
     played = [*iteration.episodes, *iteration.dropped]
     for episode in played:
@@ -32,6 +33,8 @@ def figures(iteration: Iteration, refilled: bool) -> Iterator[tuple[str, float]]
         yield "train/equal_groups", float(equal)
     ranks = world()  # the mean over ranks, times their number, is the sum
     yield "rollout/failed", float(len(iteration.failed) * ranks)
+    if ahead:
+        yield "rollout/age", float(iteration.age)
     if refilled:
         yield "rollout/dropped_groups", float(iteration.dropped_groups * ranks)
         yield "rollout/refills", float(iteration.refills * ranks)

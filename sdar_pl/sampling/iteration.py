@@ -17,6 +17,7 @@ import torch
 from sdar_pl.batch import Batch, Row, uncollate
 from sdar_pl.errors import UserError
 from sdar_pl.runtime import ranks
+from sdar_pl.sampling.dynamic_sampling import Rollout
 from sdar_pl.types import Episode, Observation, Task, Turn
 
 #: Fields of an Iteration that are lists of episodes.
@@ -27,12 +28,14 @@ EPISODES = ("episodes", "failed", "dropped")
 class Iteration:
     """One rank's rollouts of one epoch, scored: they belong to one version of the policy.
 
+    Rollouts without ``batches`` are not scored yet.
+
     Args:
         epoch: number of the iteration, from 0.
         episodes: the episodes to train on.
         batches: the micro-batches of the update.
         accumulate: micro-batches of an optimizer step.
-        rollout_s: seconds of the rollout.
+        rollout_s: seconds of the rollout; of one that was played ahead, those that were waited for.
         score_s: seconds of scoring.
         generated: tokens that the engine sampled.
         prefilled: prompt tokens that the engine read.
@@ -40,6 +43,7 @@ class Iteration:
         dropped: episodes played but not trained on (dynamic_sampling.py).
         dropped_groups: number of groups dropped.
         refills: number of groups rolled out in place of dropped ones.
+        age: updates since the weights that rolled out (``data.ahead``).
         restored: whether the iteration comes from a checkpoint.
     """
 
@@ -55,7 +59,13 @@ class Iteration:
     dropped: list[Episode] = field(default_factory=list)
     dropped_groups: int = 0
     refills: int = 0
+    age: int = 0
     restored: bool = False
+
+    @classmethod
+    def of(cls, rollout: Rollout, epoch: int, age: int, generated: int, prefilled: int) -> Iteration:
+        """A rollout that is not scored yet."""
+        return cls(epoch, batches=[], accumulate=1, age=age, generated=generated, prefilled=prefilled, **vars(rollout))
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors, numbers and bytes, from which ``from_plain`` restores the iteration."""

@@ -48,6 +48,7 @@ def rollout_settings(data: Any) -> dict[str, Any]:
                 "group_size",
                 "max_refills",
                 "steps_per_iteration",
+                "ahead",
                 "train_with_context",
             )
         },

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from sdar_pl.environments.base import Environment
+from sdar_pl.environments.listing import refuse_bad_tasks
 from sdar_pl.errors import UserError
 from sdar_pl.types import Task
 
@@ -80,6 +81,12 @@ def tasks_of_split(environment: Environment, stage: str, split: str) -> Sequence
             raise
         key = "data.validation_split" if stage == "validate" else f"data.{stage}_split"
         raise UserError(f"{key}: {str(error).removeprefix('data.environment: ')}") from error
+
+
+def refuse_bad_split(environment: Environment, stage: str, split: str) -> None:
+    """Raises ``UserError`` for a split that does not exist, or with tasks that cannot be played."""
+    tasks_of_split(environment, stage, split)
+    refuse_bad_tasks(environment, split)
 
 
 def choose_panel(tasks: Sequence[Task], count: int | None) -> list[Task]:
