@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -70,6 +71,20 @@ def fit(folder: Path, name: str, *arguments: str, status: int = 0, subcommand: s
     )
     assert done.returncode == status, done.stdout[-2000:] + done.stderr[-4000:]
     return folder / name
+
+
+def struck(folder: Path, when: str, how: str = "SIGKILL", rank: int = 0, more: Sequence[str] = ()) -> tuple[int, str]:
+    """A run that something happens to in its second iteration (mishap.py) → (exit status, what was printed)."""
+    mishap = [
+        "--trainer.callbacks+=helpers.mishap.Mishap",
+        f"--trainer.callbacks.when={when}",
+        f"--trainer.callbacks.how={how}",
+    ]
+    arguments = command(folder, "run", *more, *mishap, f"--trainer.callbacks.rank={rank}")
+    said = folder / "said.txt"
+    with said.open("w") as file:
+        done = subprocess.run(arguments, env=ENVIRONMENT, stdout=file, stderr=file, timeout=300, cwd=folder)
+    return done.returncode, said.read_text()
 
 
 def metrics(run: Path) -> list[dict[str, float]]:

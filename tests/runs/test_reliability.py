@@ -8,28 +8,13 @@ import shutil
 import signal
 import subprocess
 import time
-from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
-from helpers.runs import ENVIRONMENT, ROOT, command, episodes, fit, metrics, same, weights
+from helpers.runs import ENVIRONMENT, ROOT, command, episodes, fit, metrics, same, struck, weights
 
 pytestmark = pytest.mark.slow
 DDP = ("--trainer.strategy", "ddp", "--trainer.devices", "2")
-
-
-def struck(folder: Path, when: str, how: str = "SIGKILL", rank: int = 0, more: Sequence[str] = ()) -> tuple[int, str]:
-    """A run that something happens to in its second iteration (mishap.py) → (exit status, what it said)."""
-    mishap = [
-        "--trainer.callbacks+=helpers.mishap.Mishap",
-        f"--trainer.callbacks.when={when}",
-        f"--trainer.callbacks.how={how}",
-    ]
-    arguments = command(folder, "run", *more, *mishap, f"--trainer.callbacks.rank={rank}")
-    said = folder / "said.txt"
-    with said.open("w") as file:
-        done = subprocess.run(arguments, env=ENVIRONMENT, stdout=file, stderr=file, timeout=300, cwd=folder)
-    return done.returncode, said.read_text()
 
 
 @pytest.fixture(scope="module")

@@ -26,6 +26,10 @@ LENGTH = 16
 MESSAGES = [{"role": "user", "content": "Which way?"}]
 
 
+#: prompt, −1 and completion → the trainer's log-probs of the completion, as ``Canary.expected`` returns them
+Known = dict[tuple[int, ...], tuple[list[float], ...]]
+
+
 class CanaryError(Exception):
     """A server answers otherwise than the trainer would. The message says how, and what mends it."""
 
@@ -38,12 +42,15 @@ class Canary:
         policy: the policy with the weights of the last sync.
         adapter: name of the synced adapter, or of the base where the policy's adapters are off.
         tolerance: mean distance of log-probs in nats up to which a server passes.
+        known: prompt and completion → what ``expected`` returns.
+        closed: the policy may have changed since the sync (data.ahead): only what is known is compared.
     """
 
     policy: Policy
     adapter: str
     tolerance: float
-    _expected: dict[tuple[int, ...], tuple[list[float], ...]] = field(default_factory=dict)
+    known: Known = field(default_factory=dict)
+    closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def check(self, client: Client) -> None:
@@ -73,15 +80,17 @@ class Canary:
         """The trainer's log-probs of ``tokens`` after ``prompt``: its own, the base's, and its own at temperature 1."""
         key = (*prompt, -1, *tokens)
         with self._lock:  # readmission asks from the threads of requests
-            if key not in self._expected:
+            if key not in self.known:
+                if self.closed:
+                    raise CanaryError("it samples other tokens than at the last sync; the next one compares it again")
                 with self.policy.evaluating():
                     own = self._logprobs(prompt, tokens, temperature)
                     cold = self._logprobs(prompt, tokens, 1.0)
                     # peft cannot switch off what is off already.
                     with nullcontext() if adapters_are_off(self.policy) else self.policy.reference():
                         base = self._logprobs(prompt, tokens, temperature)
-                self._expected[key] = own, base, cold
-            return self._expected[key]
+                self.known[key] = own, base, cold
+            return self.known[key]
 
     def _logprobs(self, prompt: list[int], tokens: list[int], temperature: float) -> list[float]:
         positions = list(range(len(prompt), len(prompt) + len(tokens)))

@@ -16,7 +16,7 @@ from pathlib import Path
 
 from sdar_pl.checks import at_least, positive
 from sdar_pl.engines.base import Completion, Engine, Request, Sampling, refuse_repeated_sessions
-from sdar_pl.engines.vllm.canary import Canary, CanaryError, check_tokenizer
+from sdar_pl.engines.vllm.canary import Canary, CanaryError, Known, check_tokenizer
 from sdar_pl.engines.vllm.client import Answer, Client, FailedError, Prompt, RefusedError
 from sdar_pl.engines.vllm.fleet import Fleet, NoServerError
 from sdar_pl.engines.vllm.launch import OwnServer, command_line
@@ -89,6 +89,7 @@ class VLLMEngine(Engine):
         self._policy: Policy | None = None
         self._versions: Versions | None = None
         self._version: Version | None = None
+        self._canary: Canary | None = None
         self._base = ""
         self._own: OwnServer | None = None
 
@@ -114,13 +115,17 @@ class VLLMEngine(Engine):
                 self._load(policy)
             except UserError as error:
                 problem = str(error)
-        self._version, problem = all_gather((self._version, problem))[0]
+        known = self._canary.known if self._canary else {}
+        self._version, problem, known = all_gather((self._version, problem, known))[0]
         if problem is not None:
             raise UserError(problem)
         self.prefilled = self.generated = 0
         if self._fleet is not None:
+            self._canary = self._new_canary(policy, known)
             self._fleet.sessions.clear()
             self._fleet.lost = 0
+            self._fleet.readmit_due()
+            self._canary.closed = True
 
     def line(self, policy: Policy) -> list[str]:
         """vLLM's command line for a policy, as the engine and ``serve`` run it. Raises ``UserError``."""
@@ -165,23 +170,24 @@ class VLLMEngine(Engine):
         if old is not None and old.digest == digest:
             return
         self._version = new = self._versions.write(policy, digest, self._base)
-        self._versions.load(new, self._fleet, self._canary(policy))
+        self._canary = self._new_canary(policy, {})
+        self._versions.load(new, self._fleet, self._canary)
         if not self._fleet.alive:
             raise self._none_left(self._fleet.last)
         if old is not None:
             self._versions.unload(old, [member.client for member in self._fleet.alive])
 
-    def _canary(self, policy: Policy) -> Canary:
+    def _new_canary(self, policy: Policy, known: Known) -> Canary:
         assert self._version is not None
         exact = policy.quantization is None and policy.base_dtype.itemsize >= 4
-        return Canary(policy, self._version.name, self.canary_tolerance or (EXACT if exact else ROUNDED))
+        return Canary(policy, self._version.name, self.canary_tolerance or (EXACT if exact else ROUNDED), known)
 
     def _readmit(self, client: Client) -> None:
         """Bring a server that was out to the present version. Raises ``FailedError`` or ``RefusedError``."""
-        assert self._policy is not None
         assert self._version is not None
+        assert self._canary is not None
         try:
-            bring(client, self._version, self._canary(self._policy))
+            bring(client, self._version, self._canary)
         except CanaryError as error:
             raise FailedError(str(error)) from error
 

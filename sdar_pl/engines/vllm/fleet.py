@@ -89,7 +89,7 @@ class Fleet(Generic[T]):
 
         Raises ``NoServerError``, and ``RefusedError`` where a server declines a request.
         """
-        self._readmit_due()
+        self.readmit_due()
         self.place([session for session, _ in asks])
         waiting = deque(enumerate(asks))
         answers: dict[int, T] = {}
@@ -171,7 +171,7 @@ class Fleet(Generic[T]):
                 self._alone_since = time.monotonic()
         warnings.warn(f"vLLM server {member.client.url} is left out for now: {error}", stacklevel=2)
 
-    def _readmit_due(self) -> None:
+    def readmit_due(self) -> None:
         """Try to readmit the servers that are out and whose waiting time has passed."""
         with self._readmitting:
             for member in self.members:
@@ -190,7 +190,7 @@ class Fleet(Generic[T]):
                     warnings.warn(f"vLLM server {member.client.url} is back", stacklevel=2)
 
     def _wait_for_a_server(self) -> None:
-        self._readmit_due()
+        self.readmit_due()
         if self.alive:
             return
         with self._lock:

@@ -1,0 +1,99 @@
+"""Rollouts that are kept: those of a checkpoint, and the next iteration's, played ahead of time on a server."""
+
+from __future__ import annotations
+
+import json
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from helpers.runs import fit, fit_here, metrics, same, struck
+from helpers.small_vllm import SmallVLLM
+
+from sdar_pl.engines import TransformersEngine, VLLMEngine
+from sdar_pl.errors import UserError
+from sdar_pl.policy import LoRA, Policy
+from sdar_pl.sampling.iteration import Iteration
+from sdar_pl.sampling.kept_rollouts import KeptRollouts, refuse_ahead
+
+
+@pytest.fixture
+def server() -> SmallVLLM:
+    policy = Policy("tiny-household", lora=LoRA(r=16, alpha=32))
+    policy.build()
+    return SmallVLLM(policy)
+
+
+@pytest.fixture
+def url(server: SmallVLLM) -> Iterator[str]:
+    with server.running() as url:
+        yield url
+
+
+def on(url: str, *more: str) -> list[str]:
+    servers = ["--data.engine.servers", json.dumps([url])]
+    return ["--data.engine", "sdar_pl.engines.VLLMEngine", *servers, "--data.ahead", "1", *more]
+
+
+def test_each_iteration_is_of_the_weights_before_and_corrected(server: SmallVLLM, url: str, tmp_path: Path) -> None:
+    run = fit_here(tmp_path, *on(url), "--trainer.max_epochs", "3", "--trainer.limit_val_batches", "0")
+    rows = metrics(run)
+    assert [row["rollout/age"] for row in rows] == [0, 1, 1]
+    bodies = [body for path, body in server.calls if path == "/v1/completions" and not 1000 <= body["seed"] < 1010]
+    names = list(dict.fromkeys(body["model"] for body in bodies))
+    assert len(names) == 2, "iterations 1 and 2 are of the first weights, 3 is of those after the first update"
+    mismatch = [row["engine/logprob_mismatch"] for row in rows]
+    assert mismatch[0] < 1e-4 < min(mismatch[1:])
+    assert min(row["engine/effective_sample_size"] for row in rows[1:]) < rows[0]["engine/effective_sample_size"]
+
+
+def test_an_evaluation_waits_for_the_rollout(server: SmallVLLM, url: str, tmp_path: Path) -> None:
+    """The rollout ahead asks for nothing any more when the panel's weights are loaded."""
+    fit_here(tmp_path, *on(url))
+    asked = [(path, body) for path, body in server.calls if path in ("/v1/completions", "/v1/load_lora_adapter")]
+    loaded: list[str] = []
+    for path, body in asked:
+        if path == "/v1/load_lora_adapter":
+            loaded.append(body["lora_name"])
+        else:
+            assert body["model"] == loaded[-1]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("when", ["update", "writing"])
+def test_a_resumed_run_neither_loses_nor_repeats_a_rollout(when: str, url: str, tmp_path: Path) -> None:
+    more = on(url, "--trainer.max_epochs", "4")
+    alone = fit(tmp_path, "alone", *more)
+    assert [row["rollout/age"] for row in metrics(alone) if "rollout/age" in row] == [0, 1, 1, 1]
+    assert struck(tmp_path, when, more=more)[0] == -signal.SIGKILL
+    same(fit(tmp_path, "run", *more, "--ckpt_path", "last"), alone)
+
+
+def test_what_ends_a_rollout_is_raised_where_it_is_wanted() -> None:
+    def fails() -> Iteration:
+        raise UserError("data.engine.servers: none")
+
+    kept = KeptRollouts()
+    kept.begin(fails)
+    assert kept.state_dict(None) == {"iteration": None, "ahead": None}, "a checkpoint is written all the same"
+    with pytest.raises(UserError, match="none"):
+        kept.take(1, {})
+
+
+def test_a_rollout_of_another_epoch_is_not_taken() -> None:
+    kept = KeptRollouts()
+    kept.begin(lambda: Iteration(3, [], [], 1))
+    assert kept.take(2, {}) is None
+    assert kept.take(3, {}) is None, "and is gone"
+
+
+@pytest.mark.parametrize(
+    ("engine", "refills", "word"), [(TransformersEngine(), 0, "VLLMEngine"), (VLLMEngine(["http://x"]), 1, "dropped")]
+)
+def test_what_cannot_be_played_ahead_is_refused(engine: Any, refills: int, word: str) -> None:
+    refuse_ahead(0, engine, refills)
+    with pytest.raises(UserError, match=word) as error:
+        refuse_ahead(1, engine, refills)
+    assert str(error.value).startswith("data.ahead: ")
