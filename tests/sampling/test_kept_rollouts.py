@@ -62,12 +62,11 @@ def test_an_evaluation_waits_for_the_rollout(server: SmallVLLM, url: str, tmp_pa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("when", ["update", "writing"])
-def test_a_resumed_run_neither_loses_nor_repeats_a_rollout(when: str, url: str, tmp_path: Path) -> None:
-    more = on(url, "--trainer.max_epochs", "4")
+def test_a_resumed_run_neither_loses_nor_repeats_a_rollout(url: str, tmp_path: Path) -> None:
+    more = on(url, "--trainer.max_epochs", "3")
     alone = fit(tmp_path, "alone", *more)
-    assert [row["rollout/age"] for row in metrics(alone) if "rollout/age" in row] == [0, 1, 1, 1]
-    assert struck(tmp_path, when, more=more)[0] == -signal.SIGKILL
+    assert [row["rollout/age"] for row in metrics(alone) if "rollout/age" in row] == [0, 1, 1]
+    assert struck(tmp_path, "update", more=more)[0] == -signal.SIGKILL
     same(fit(tmp_path, "run", *more, "--ckpt_path", "last"), alone)
 
 
