@@ -54,7 +54,7 @@ NO_TORCH = {
     "errors",
     "checks",
     "sampling/threads",
-    *(f"retrieval/{name}" for name in ("base", "words", "corpus", "index_folder", "bm25", "http", "server")),
+    *(f"retrieval/{name}" for name in ("base", "words", "corpus", "index_folder", "bm25", "postings", "http", "server")),
 }
 SOURCES = sorted([*(ROOT / "sdar_pl").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")])
 SOURCES = [path for path in SOURCES if path.resolve() == path]  # sdar_pl/callbacks is a link

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from sdar_pl.engines.base import Sampling
+from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import Objective
 from sdar_pl.policy import Policy
@@ -19,10 +19,12 @@ def refuse_incompatible_parts(data: Any) -> None:
     - An objective with a teacher needs a context.
     - An advantage may need ``windowed`` history, and with it the environment's rewards of single turns.
     - A context that is shown to the student must exist before play.
+    - A rollout ahead needs servers, and takes whatever groups come.
     """
     advantage, context = data.advantage, data.context
     context_is_shown = data.train_with_context or data.evaluate_with_context
     refuse_ranks_without_groups(data.tasks_per_iteration, world())
+    refuse_ahead(data.ahead, data.engine, data.max_refills)
     data.objective.validate(context=not isinstance(context, NoContext))
     if advantage.needs_anchors and data.prompter.history != "windowed":
         raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
@@ -40,6 +42,20 @@ def refuse_incompatible_parts(data: Any) -> None:
         raise UserError(
             "data.train_with_context, data.evaluate_with_context: this context is made of finished episodes and "
             "cannot be shown to a student that plays; set both to false"
+        )
+
+
+def refuse_ahead(ahead: int, engine: Engine, max_refills: int) -> None:
+    """Raises ``UserError`` where no rollout can be begun before its iteration."""
+    if ahead and not engine.off_policy:
+        raise UserError(
+            "data.ahead: 1 needs an engine with weights of its own; set data.engine to sdar_pl.engines.VLLMEngine, or "
+            "ahead to 0"
+        )
+    if ahead and max_refills:
+        raise UserError(
+            "data.ahead: 1 begins a rollout before it is known which groups are dropped; set data.max_refills or ahead "
+            "to 0"
         )
 
 

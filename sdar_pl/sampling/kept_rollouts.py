@@ -14,8 +14,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from sdar_pl.batch import Batch, Row
-from sdar_pl.engines.base import Engine
-from sdar_pl.errors import UserError
 from sdar_pl.runtime.ranks import gather_to_rank_zero, rank, world
 from sdar_pl.sampling.iteration import Iteration, restore
 from sdar_pl.types import Task
@@ -93,17 +91,3 @@ class KeptRollouts:
 def _gathered(iteration: Iteration | None) -> Saved | None:
     parts = gather_to_rank_zero(None if iteration is None else iteration.to_plain())
     return None if any(part is None for part in parts) else [part for part in parts if part is not None]
-
-
-def refuse_ahead(ahead: int, engine: Engine, max_refills: int) -> None:
-    """Raises ``UserError`` where no rollout can be begun before its iteration."""
-    if ahead and not engine.off_policy:
-        raise UserError(
-            "data.ahead: 1 needs an engine with weights of its own; set data.engine to sdar_pl.engines.VLLMEngine, or "
-            "ahead to 0"
-        )
-    if ahead and max_refills:
-        raise UserError(
-            "data.ahead: 1 begins a rollout before it is known which groups are dropped; set data.max_refills or ahead "
-            "to 0"
-        )

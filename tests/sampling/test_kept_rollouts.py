@@ -15,8 +15,9 @@ from helpers.small_vllm import SmallVLLM
 from sdar_pl.engines import TransformersEngine, VLLMEngine
 from sdar_pl.errors import UserError
 from sdar_pl.policy import LoRA, Policy
+from sdar_pl.sampling.compatibility import refuse_ahead
 from sdar_pl.sampling.iteration import Iteration
-from sdar_pl.sampling.kept_rollouts import KeptRollouts, refuse_ahead
+from sdar_pl.sampling.kept_rollouts import KeptRollouts
 
 
 @pytest.fixture
