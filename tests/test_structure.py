@@ -54,7 +54,8 @@ NO_TORCH = {
     "errors",
     "checks",
     "sampling/threads",
-    *(f"retrieval/{name}" for name in ("base", "words", "corpus", "index_folder", "bm25", "postings", "http", "server")),
+    *(f"retrieval/{name}" for name in ("base", "words", "corpus", "index_folder", "bm25", "http", "server")),
+    "retrieval/postings",
 }
 SOURCES = sorted([*(ROOT / "sdar_pl").rglob("*.py"), *(ROOT / "callbacks").rglob("*.py")])
 SOURCES = [path for path in SOURCES if path.resolve() == path]  # sdar_pl/callbacks is a link
