@@ -135,8 +135,8 @@ def _error_of_part(error: BaseException) -> str:
 class SavedConfig(SaveConfigCallback):
     """Writes the configuration to ``config.yaml`` in the run folder, atomically.
 
-    A run that goes on from a checkpoint writes it once the checkpoint has been accepted. ``ckpt_path`` is left out: a
-    run that is started from this file is a new run.
+    A run that goes on from a checkpoint writes it once the checkpoint has been accepted. The arguments of ``fit`` alone
+    are left out (``ckpt_path``): a run that is started from this file is a new run, and every command reads the file.
     """
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
@@ -148,7 +148,8 @@ class SavedConfig(SaveConfigCallback):
 
     def save_config(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:
         config = self.config.clone()
-        config.ckpt_path = None
+        for name in ("ckpt_path", "weights_only"):
+            config.pop(name, None)
         with replacing(Path(trainer.default_root_dir, self.config_filename)) as partial:
             self.parser.save(config, str(partial), skip_none=False, multifile=False)
         log_settings(trainer.loggers, config.as_dict())

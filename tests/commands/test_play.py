@@ -87,6 +87,9 @@ def test_a_checkpoint_plays(
     untrained, trained, last = outputs
     assert untrained != trained == last
     assert any(float(mean) for mean, _, _ in GAP.findall(trained)), "the teacher has the initial weights"
+    of_run = ["--config", str(run / "config.yaml")]
+    assert main(["play", *of_run, "--ckpt_path", str(run / "checkpoints" / "last.ckpt")]) == 0
+    assert main(["plan", *of_run]) == main(["serve", *of_run]) == 0, "they read a run's configuration, too"
     assert main([*QUICK, "--ckpt_path", str(run / "checkpoints" / "last.ckpt"), "--model.policy.lora.r", "8"]) == 2
     assert "model.policy.lora: the checkpoint has" in capsys.readouterr().err
 
