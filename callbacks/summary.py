@@ -163,10 +163,12 @@ def next_steps(trainer: L.Trainer) -> list[str]:
     best = getattr(saver, "best_model_path", "")
     if best:
         lines.append(f"{'best policy':<12} {relative(best)}")
+    if best and (folder / "config.yaml").exists():  # none where a run was started from Python
         lines += ["", command("validate", "--config", folder / "config.yaml", "--ckpt_path", relative(best))]
     if (folder / "episodes.jsonl").exists() and not (folder / "report.html").exists():
         lines.append(command("report", folder))
-    return [*lines, quoted("tensorboard", "--logdir", folder)]
+    events = any(folder.glob("events.out.tfevents.*"))
+    return [*lines, *([quoted("tensorboard", "--logdir", folder)] if events else [])]
 
 
 def relative(path: str) -> Path:

@@ -27,13 +27,14 @@ LAYERS = (
     {"reports"},
     {"callbacks"},
     {"commands"},
-    {"cli"},
+    {"cli", "api"},
     {"__main__"},
 )
 #: The only files that import Lightning, beside the callbacks.
 LIGHTNING = {
     *("module", "datamodule", "commands/lightning_cli", "commands/trainer_arguments", "commands/plan"),
     "commands/play",
+    "api",
     *(
         "runtime/strategy",
         "runtime/precision",

@@ -64,7 +64,6 @@ def quieten() -> None:
     # Threads that wait give up their core: beside any other busy process, spinning ones slow a run down several times.
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     os.environ.setdefault("HF_HUB_VERBOSITY", "error")
     for name, level in {
         "lightning.pytorch": logging.INFO,

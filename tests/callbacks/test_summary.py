@@ -54,6 +54,8 @@ def test_a_fit_and_its_resumption(
     tmp_path: Path, make_policy: Callable[..., Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     fit(tmp_path, make_policy(), 1)
+    assert "validate --config" not in capsys.readouterr().out, "of a run that was started from Python"
+    (tmp_path / "config.yaml").write_text("")
     report = json.loads((tmp_path / "summary.json").read_text())
     assert (report["iterations"], report["before"], report["after"]) == ([0, 1], 0.0, pytest.approx(1 / 3))
     fit(tmp_path, make_policy(), 2, resumed=True)

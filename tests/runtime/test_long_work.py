@@ -80,6 +80,8 @@ def test_a_terminal_gets_a_bar_for(
 
 def test_downloads_keep_their_bar() -> None:
     program = (
+        "from sdar_pl.runtime.messages import quieten\n"
+        "quieten()\n"
         "from huggingface_hub.utils import are_progress_bars_disabled as hidden\n"
         "from sdar_pl.runtime.long_work import hide_bars_of_loading\n"
         "from transformers.utils import logging\n"
