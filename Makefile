@@ -1,4 +1,4 @@
-.PHONY: setup quickstart test slow soak lint docs
+.PHONY: setup quickstart test slow soak lint site
 VENV ?= .venv
 
 setup:
@@ -20,5 +20,5 @@ soak:
 lint:
 	$(VENV)/bin/ruff check . && $(VENV)/bin/ruff format --check . && $(VENV)/bin/mypy
 
-docs:
-	$(VENV)/bin/python -m pdoc --docformat google --output-directory build/api sdar_pl
+site:
+	NO_MKDOCS_2_WARNING=1 $(VENV)/bin/mkdocs build --strict

@@ -3,37 +3,25 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
-from helpers.evidence import required
+from helpers.browser import DESK, PHONE, chromium, serious_findings
 from helpers.report_runs import HOSTILE, episode, write_run
 
 from sdar_pl.reports.page import write_page
 from sdar_pl.reports.run_files import read_run
 
 pytestmark = pytest.mark.slow
-NAMES = ("chromium", "chromium-browser", "google-chrome")
-PHONE, DESK = {"width": 390, "height": 844}, {"width": 1280, "height": 900}
 TOKEN = '.token[data-turn="{}"][data-token="{}"]'
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium of this machine."""
-    for module in ("playwright", "axe_playwright_python"):
-        required(module, "it drives the browser; pip install 'sdar_pl[browser]'")
-    found = next((path for name in NAMES if (path := shutil.which(name))), None)
-    required(Path(found or "chromium"), "the report is tested in a browser; install chromium")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as driver:
-        started = driver.chromium.launch(executable_path=found, args=["--no-sandbox"])  # in containers, too
+    with chromium() as started:
         yield started
-        started.close()
 
 
 @pytest.fixture
@@ -202,9 +190,5 @@ def test_accessible_and_no_wider_than_the_screen(
     visit: Callable[..., Any], tmp_path: Path, view: str, scheme: str, size: dict[str, int]
 ) -> None:
     page = visit([write_run(tmp_path / "run")], view, color_scheme=scheme, viewport=size, bypass_csp=True)
-    from axe_playwright_python.sync_playwright import Axe
-
-    found = Axe().run(page).response["violations"]
-    serious = [one for one in found if one["impact"] in ("serious", "critical")]
-    assert [f"{one['id']}: {one['nodes'][0]['html']}" for one in serious] == []
+    assert serious_findings(page) == []
     assert page.evaluate("document.documentElement.scrollWidth") <= size["width"]
