@@ -61,6 +61,12 @@ def test_no_command_has_a_gap(page: Path) -> None:
     assert [line for line in blocks if re.search(r"…|<\w+>", line.partition(" # ")[0])] == []
 
 
+@PAGES
+def test_the_site_s_navigation_has(page: Path) -> None:
+    navigation = (ROOT / "mkdocs.yml").read_text().split("\nnav:\n")[1]
+    assert re.search(rf"(- |: ){re.escape(page.relative_to(ROOT).as_posix())}$", navigation, re.MULTILINE)
+
+
 def reading_order() -> list[str]:
     """The files that docs/architecture.md numbers, in the order of the numbers, without ending."""
     listing = (ROOT / "docs" / "architecture.md").read_text()
