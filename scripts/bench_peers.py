@@ -1,0 +1,201 @@
+"""An iteration of GRPO against TRL's: CPU seconds by phase and peak memory, in fresh processes, interleaved.
+
+Both play the same lengths with a model of random weights: a group's prompt, replies of fixed length, and between them
+observations of fixed length. TRL runs its own GRPOTrainer with its own multi-turn tool loop; only the parsing of a
+reply, which random weights cannot write, is replaced, so that every reply calls the tool.
+
+- ``trl``: as installed; ``trl_best``: log-probs of completion tokens only (as its fused kernel computes them on a GPU),
+  and malloc told to keep memory, as ours tells it;
+- ``ours``: the defaults; ``ours_fast``: ``attention: prefix_tree``, ``folded_lora``, ``micro_batch_tokens: 5120``;
+- ``sdar_fast``: SDAR with the same options and a privileged context of 96 tokens.
+
+Both: LoRA r = 16 on all linear layers, float32, AdamW, a reference KL, no gradient checkpointing, one optimizer step.
+A process warms up with an iteration of one group. First, loss and gradient of one frozen group are compared. Writes
+benchmarks/peers.json and benchmarks/peers.md after every process.
+
+TRL needs a virtual environment of its own: python -m venv trl && trl/bin/pip install trl peft torch==<ours>
+Run: python scripts/bench_peers.py --trl trl/bin/python [--case six_turns one_turn] [--groups 8] [--pairs 5]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from _common import in_words, machine, model_folder, run_script
+from _peers import CASES, PHASES, SHAPES, configuration
+
+from sdar_pl.runtime.messages import PlainParser
+
+HERE = Path(__file__).resolve().parent
+KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
+CONTESTANTS = ("trl", "trl_best", "ours", "ours_fast", "sdar_fast")
+#: runs in the first pair only
+ONCE = ("trl",)
+#: name → the figure (of a case) that it is about, at least or at most, how much
+GOALS = {
+    "six turns, times as fast as `trl_best`": ("six_turns", "speed", "≥", 4.0),
+    "one turn, times as fast as `trl_best`": ("one_turn", "speed", "≥", 2.0),
+    "six turns, peak memory over `trl_best`'s": ("six_turns", "memory", "≤", 0.6),
+    "one turn, peak memory over `trl_best`'s": ("one_turn", "memory", "≤", 0.6),
+    "six turns, SDAR over GRPO": ("six_turns", "sdar", "≤", 1.15),
+    "one turn, SDAR over GRPO": ("one_turn", "sdar", "≤", 1.15),
+}
+
+
+def run(name: str, folder: str, python: str, *words: str) -> str:
+    """The output of one process of one contestant."""
+    theirs = name.startswith("trl")
+    script = "_peer_trl.py" if theirs else "_peer_ours.py"
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
+    environment |= KEEP if name == "trl_best" else {}
+    command = [python if theirs else sys.executable, str(HERE / script), name, folder, *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode:
+        raise SystemExit(f"{name}: {done.stderr[-3000:]}")
+    return done.stdout
+
+
+def frozen_group(folder: str, python: str, case: str) -> dict[str, dict[str, float]]:
+    """Loss and gradient of one group: of each contestant, and how far the gradient is from ``trl``'s, of its norm."""
+    import torch
+
+    names = ("ours", "ours_fast", "trl") if python else ("ours", "ours_fast")
+    with tempfile.TemporaryDirectory() as results:
+        for name in names:  # ours first: it writes the weights
+            run(name, folder, python, case, "frozen", results)
+        found = {name: torch.load(Path(results) / f"{name}.pt") for name in names}
+    theirs = found[names[-1]]["gradients"]
+    norm = sum(float(one.double().square().sum()) for one in theirs.values()) ** 0.5
+    compared = {}
+    for name, one in found.items():
+        assert one["gradients"].keys() == theirs.keys()
+        apart = sum(float((one["gradients"][key] - theirs[key]).double().square().sum()) for key in theirs) ** 0.5
+        compared[name] = {"loss": float(one["loss"]), "apart": apart / norm}
+    return compared
+
+
+def summary(name: str, rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
+    """Medians over processes; the ratio to ``trl_best`` is taken pair by pair."""
+    runs = [one[name] for one in rounds if name in one]
+    found: dict[str, Any] = {key: statistics.median(run[key] for run in runs) for key in runs[0]}
+    base = [one for one in rounds if name in one and "trl_best" in one]
+    if base:
+        ratios = [one["trl_best"]["total"] / one[name]["total"] for one in base]
+        found |= {"ratio": statistics.median(ratios), "lowest": min(ratios), "highest": max(ratios)}
+        found["memory"] = statistics.median(one[name]["peak"] / one["trl_best"]["peak"] for one in base)
+    return found
+
+
+def figures(rounds: list[dict[str, dict[str, float]]]) -> dict[str, float]:
+    """What the goals are about."""
+    whole = [one for one in rounds if {"trl_best", "ours_fast", "sdar_fast"} <= one.keys()]
+    if not whole:
+        return {}
+    return {
+        "speed": statistics.median(one["trl_best"]["total"] / one["ours_fast"]["total"] for one in whole),
+        "memory": statistics.median(one["ours_fast"]["peak"] / one["trl_best"]["peak"] for one in whole),
+        "sdar": statistics.median(one["sdar_fast"]["total"] / one["ours_fast"]["total"] for one in whole),
+    }
+
+
+def markdown(report: dict[str, Any]) -> str:
+    lines = [
+        "# An iteration of GRPO, TRL's and ours",
+        "",
+        f"`{report['command']}`",
+        f"on {in_words(report['machine'])}.",
+        "",
+        f"{report['groups']} groups of 8 episodes, a Qwen2 of the shape `{report['shape']}` with random weights, LoRA "
+        f"r = 16, float32, one thread. CPU seconds of an iteration, medians of {report['pairs']} fresh processes each, "
+        "interleaved; other work shared the cores, so that the ratios of a pair count, not the seconds. `trl` is TRL "
+        "as installed, `trl_best` scores completion tokens only, with malloc told to keep memory; `ours` has the "
+        "defaults, `ours_fast` `attention: prefix_tree`, `folded_lora` and `micro_batch_tokens: 5120`, `sdar_fast` is "
+        "SDAR with these and a privileged context of 96 tokens.",
+        "",
+        "## One frozen group",
+        "",
+        "| | loss | gradient apart from `trl`'s, of its norm |",
+        "|---|--:|--:|",
+        *(f"| {name} | {one['loss']:.7f} | {one['apart']:.1e} |" for name, one in report["frozen"].items()),
+        "",
+    ]
+    for case, found in report["cases"].items():
+        lines += [
+            f"## {case}: {found['ours_fast']['tokens']:.0f} tokens a row",
+            "",
+            "| | CPU s | rollout | score | update | wall s | peak GiB | times `trl_best`, lowest – highest | peak |",
+            "|---|--:|--:|--:|--:|--:|--:|--:|--:|",
+        ]
+        for name, one in found.items():
+            parts = " | ".join(f"{one[phase]:.1f}" for phase in PHASES)
+            ratio = f"{one['ratio']:.2f} × ({one['lowest']:.2f} – {one['highest']:.2f})" if "ratio" in one else ""
+            peak = f"{one['memory']:.2f}" if "memory" in one else ""
+            lines.append(
+                f"| {name} | {one['total']:.1f} | {parts} | {one['wall']:.1f} | {one['peak']:.2f} | {ratio} | {peak} |"
+            )
+        lines.append("")
+    lines += ["## Goals", "", "| | goal | measured | |", "|---|--:|--:|---|"]
+    for name, (case, key, sign, goal) in GOALS.items():
+        if (value := report["goals"].get(case, {}).get(key)) is not None:
+            met = value >= goal if sign == "≥" else value <= goal
+            verdict = "met" if met else f"missed by {abs(value / goal - 1):.0%}"
+            lines.append(f"| {name} | {sign} {goal} | {value:.2f} | {verdict} |")
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = PlainParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--trl", default="", help="python of TRL's environment; without it ours alone is measured")
+    parser.add_argument("--case", nargs="+", choices=list(CASES), default=["six_turns", "one_turn"])
+    parser.add_argument("--shape", choices=list(SHAPES), default="11m")
+    parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("--iterations", type=int, default=1, help="measured iterations of a process")
+    parser.add_argument("--pairs", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=Path("benchmarks"))
+    args = parser.parse_args()
+    names = [name for name in CONTESTANTS if args.trl or not name.startswith("trl")]
+    report: dict[str, Any] = {
+        "command": "python scripts/bench_peers.py" + "".join(f" {word}" for word in sys.argv[1:]),
+        "machine": machine(1),
+        **{"groups": args.groups, "shape": args.shape, "pairs": args.pairs, "cases": {}, "goals": {}, "runs": []},
+    }
+    if args.trl:
+        words = [args.trl, "-c", "from importlib.metadata import version; print(version('trl'))"]
+        report["machine"]["trl"] = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    args.out.mkdir(parents=True, exist_ok=True)
+
+    def write() -> None:
+        (args.out / "peers.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.out / "peers.md").write_text(markdown(report))
+
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = model_folder(Path(scratch) / "model", configuration(args.shape))
+        report["frozen"] = frozen_group(folder, args.trl, args.case[0])
+        print(report["frozen"], flush=True)
+        rounds: dict[str, list[dict[str, dict[str, float]]]] = {case: [] for case in args.case}
+        for number in range(args.pairs):
+            for case in args.case:
+                rounds[case].append({})
+                for name in names if number % 2 == 0 else names[::-1]:
+                    if name in ONCE and number:
+                        continue
+                    found = run(name, folder, args.trl, case, str(args.groups), str(args.iterations))
+                    one = rounds[case][-1][name] = json.loads(found.splitlines()[-1])
+                    report["runs"].append({"case": case, "pair": number, "name": name, **one})
+                    print(case, number, name, one, flush=True)
+                report["cases"][case] = {name: summary(name, rounds[case]) for name in names}
+                report["goals"][case] = figures(rounds[case])
+                write()
+    print(markdown(report))
+
+
+if __name__ == "__main__":
+    run_script(main)
