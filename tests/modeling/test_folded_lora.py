@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.builders import a_row
@@ -11,7 +12,8 @@ from helpers.models import make_model, shake
 from peft.tuners.lora.layer import Linear
 
 from sdar_pl.batch import collate
-from sdar_pl.modeling.folded_lora import FoldedLinear
+from sdar_pl.engines import Request, Sampling, TransformersEngine
+from sdar_pl.modeling.folded_lora import FoldedLinear, folded_once
 from sdar_pl.policy import LoRA, Policy
 
 
@@ -84,3 +86,44 @@ def test_where_folding_would_round_peft_computes(folder: str) -> None:
     assert not layers(narrow)[0].folds(wide(narrow))
     assert not layers(built(folder, quantization="nf4"))
     assert not layers(built(folder, folded_lora=False))
+
+
+def test_a_rollout_folds_once(folder: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    folded, plain = built(folder), built(folder, folded_lora=False)
+    made: list[FoldedLinear] = []
+    fold, peft = FoldedLinear.fold, Linear.forward
+    monkeypatch.setattr(FoldedLinear, "fold", lambda layer: (made.append(layer), fold(layer))[1])
+
+    def sampled(policy: Policy) -> tuple[list[list[int]], torch.Tensor]:
+        engine = TransformersEngine()
+        engine.sync(policy)
+        requests = [Request(n, list(range(5, 15 + 4 * n)), np.random.default_rng(n)) for n in range(3)]
+        done = engine.generate(requests, Sampling(max_new_tokens=12))
+        return [one.tokens for one in done], torch.tensor([x for one in done for x in one.logprobs])
+
+    for seed in (0, 1):  # the second rollout is of other weights
+        shake(folded, seed)
+        shake(plain, seed)
+        made.clear()
+        tokens, logprobs = sampled(plain)
+        with monkeypatch.context() as patch:
+            patch.setattr(Linear, "forward", lambda layer, *args: pytest.fail("a pass of peft's") or peft(layer, *args))
+            ours, found = sampled(folded)
+        assert ours == tokens
+        torch.testing.assert_close(found, logprobs, atol=1e-5, rtol=1e-5)
+        assert made == layers(folded)
+        assert all(layer.once is None for layer in layers(folded))
+
+
+def test_what_stays_as_it_is_in_a_rollout(folder: str) -> None:
+    policy = built(folder)
+    layer = layers(policy)[0]
+    x = torch.ones(1, 1, layer.in_features)
+    with folded_once(policy.net):
+        with torch.no_grad():
+            assert layer.folds(x)
+            torch.testing.assert_close(layer(x), Linear.forward(layer, x))
+        assert not layer.folds(x), "with gradient"
+    with policy.reference(), folded_once(policy.net), torch.no_grad():
+        assert layer.once is None
+        assert torch.equal(layer(x), layer.base_layer(x))
