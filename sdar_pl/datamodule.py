@@ -249,11 +249,11 @@ class RolloutDataModule(L.LightningDataModule):
 
     def setup(self, stage: str) -> None:
         """Check the parts against each other before any work is done. Raises ``UserError``."""
+        if self.rewards is not None:
+            self.rewards.bind(self.environment)
         refuse_incompatible_parts(self)
         self.prompter.bind(self.policy.tokenizer)
         self.context.bind(self.environment, self.group_size)
-        if self.rewards is not None:
-            self.rewards.bind(self.environment)
         played = "test" if stage in ("test", "predict") else "validate"
         for split in ["train", played] if stage == "fit" else [played]:
             refuse_bad_split(self.environment, split, self.splits[split])

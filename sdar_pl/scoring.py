@@ -96,11 +96,17 @@ def set_advantages(rows: Sequence[Row], episodes: Sequence[Episode], advantage: 
     unique = [episode * len(ranks) + k for k, part in enumerate(ranks) for _, _, episode in part]
     numbers = torch.tensor(unique, dtype=torch.long)
     extra = step_anchors(rows, episodes) if advantage.needs_anchors else {}
+    if advantage.needs_stages:
+        parts = [list(episodes[row.episode].parts.values()) for row in rows]
+        extra["stage_rewards"] = torch.tensor(parts, dtype=torch.float64).reshape(len(rows), advantage.needs_stages)
     first = sum(map(len, ranks[:own]))
     values = advantage(rewards, groups, numbers, **extra)[first : first + len(rows)]
     for row, lowered, value in zip(rows, in_reward, values.tolist(), strict=True):
         turns = episodes[row.episode].turns
-        row.advantages = [value - (0.0 if lowered else turns[turn].penalty) for turn in row.turns]
+        row.advantages = [
+            (value[turns[turn].stage] if advantage.needs_stages else value) - (0.0 if lowered else turns[turn].penalty)
+            for turn in row.turns
+        ]
 
 
 def step_anchors(rows: Sequence[Row], episodes: Sequence[Episode]) -> dict[str, Tensor]:

@@ -87,11 +87,11 @@ def _check_value(key: str, value: Any, hint: Any) -> None:
     if isinstance(value, str) and "\0" in value:
         raise UserError(f"{key}: {value!r}; must have no NUL character")
     group = next((one for one in (hint, *typing.get_args(hint)) if dataclasses.is_dataclass(one)), None)
-    if group is not None and value is not None and not isinstance(value, (Namespace, Mapping)):
-        raise UserError(f"{key}: {value!r}; must hold keys")
     if isinstance(value, (list, tuple)):
         for element in value:
-            _check_value(key, element, None)
+            _check_value(key, element, group)  # of a list of groups, or None
+    elif group is not None and value is not None and not isinstance(value, (Namespace, Mapping)):
+        raise UserError(f"{key}: {value!r}; must hold keys")
     if isinstance(value, (Namespace, Mapping)):
         path = value.get("class_path")
         if path is None:

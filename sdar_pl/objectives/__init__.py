@@ -15,6 +15,7 @@ from sdar_pl.objectives.papers.grsd import GRSDShaper
 from sdar_pl.objectives.papers.icsd import ICSDGate
 from sdar_pl.objectives.papers.opid import OPIDShaper
 from sdar_pl.objectives.papers.pcsd import PCSDGate
+from sdar_pl.objectives.papers.rubricem import StageAdvantage
 from sdar_pl.objectives.policy_losses import CISPOLoss, ClippedPolicyLoss, GSPOLoss, PolicyLoss
 from sdar_pl.objectives.schedules import Constant, Linear, Schedule
 from sdar_pl.objectives.shapers import AdvantageShaper, RLSDShaper
@@ -58,6 +59,7 @@ __all__ = [
     "Schedule",
     "Signed",
     "SoftOrGate",
+    "StageAdvantage",
     "TopKDivergence",
     "TruncatedImportance",
 ]

@@ -30,10 +30,14 @@ class Advantage:
     The rows are those of this rank, which has whole groups; with ``whole_batch`` those of all ranks.
     ``needs_anchors`` says that the keyword arguments ``anchors``, ``step_rewards`` and ``step_penalties`` [N] are
     needed too (papers/gigpo.py); they exist with windowed history only. ``unit`` is what the statistics count once.
+
+    ``needs_stages`` is the number K of stages that the advantage tells apart, 0 for none: it then takes the keyword
+    argument ``stage_rewards`` [N, K] and returns [N, K] (papers/rubricem.py).
     """
 
     unit: Unit = "episode"
     needs_anchors: bool = False
+    needs_stages: int = 0
     whole_batch: bool = False
 
     def __call__(self, rewards: Tensor, groups: Tensor, episodes: Tensor) -> Tensor:

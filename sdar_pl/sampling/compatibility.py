@@ -18,6 +18,7 @@ def refuse_incompatible_parts(data: Any) -> None:
     - Every rank needs a group.
     - An objective with a teacher needs a context.
     - An advantage may need ``windowed`` history, and with it the environment's rewards of single turns.
+    - An advantage may need the stages of the rewards.
     - A context that is shown to the student must exist before play.
     - A rollout ahead needs servers, and takes whatever groups come.
     """
@@ -32,6 +33,12 @@ def refuse_incompatible_parts(data: Any) -> None:
         raise UserError(
             "data.rewards: this advantage compares the environment's rewards of single turns; set it to null, or "
             "data.advantage to sdar_pl.objectives.GroupAdvantage"
+        )
+    stages = data.rewards.stages if data.rewards is not None else ()
+    if advantage.needs_stages and advantage.needs_stages != len(stages):
+        raise UserError(
+            f"data.advantage.matrix: {advantage.needs_stages} rows, but data.rewards has {len(stages)} stages; give "
+            "each a row, and set data.rewards to sdar_pl.rewards.StageRewards"
         )
     if context_is_shown and isinstance(context, NoContext):
         raise UserError(

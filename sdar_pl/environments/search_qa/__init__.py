@@ -21,7 +21,7 @@ from sdar_pl.environments.search_qa.session import SearchSession
 from sdar_pl.errors import UserError
 from sdar_pl.retrieval.base import PassageRetriever
 from sdar_pl.retrieval.bm25 import BM25
-from sdar_pl.types import Task
+from sdar_pl.types import Task, Turn
 
 __all__ = ["SearchQA", "exact_match", "f1", "normalize_answer", "parse_action", "substring_match"]
 
@@ -110,6 +110,25 @@ class SearchQA(SearchPrompts):
             actions.append(expert.act(observation))
             observation = session.step(actions[-1])
         return tuple(actions) if observation.success else ()
+
+    #: of an episode, for rewards of stages
+    stages = ("search", "answer")
+
+    def stage_of(self, turn: Turn) -> int:
+        """1 for an answer, else 0."""
+        return int(turn.action.startswith("<answer>"))
+
+    def evidence_recall(self, task: Task, found: str) -> float:
+        """The share of the task's evidence that the passages in ``found`` hold.
+
+        In the fiction the evidence is the passages about the names that the expert searches for. For questions of your
+        own it is a gold answer.
+        """
+        if self.folder:
+            return substring_match(found, task.data["answers"])
+        searched = [action.removeprefix("<search>") for action in self.expert_plan(task)]
+        names = {name.removesuffix("</search>").strip() for name in searched if not name.startswith("<answer>")}
+        return sum(f"(Title: {name})" in found for name in names) / len(names) if names else 0.0
 
     def _read(self, split: str) -> list[Task]:
         asked = load(self.folder, split) if self.folder else encyclopaedia(self.seed).questions(split)
