@@ -18,7 +18,7 @@ from jsonargparse import ArgumentParser
 
 from sdar_pl import objectives, teachers
 from sdar_pl.runtime.messages import PlainParser
-from sdar_pl.skills import hindsight, providers, retrievers
+from sdar_pl.skills import hindsight, providers, reflections, retrievers
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "methods.md"
@@ -118,7 +118,7 @@ def page() -> str:
     ]
     o = objectives
     slots: list[tuple[str, Iterable[type]]] = [
-        ("Privileged context", classes(providers.ContextProvider, providers, hindsight)),
+        ("Privileged context", classes(providers.ContextProvider, providers, hindsight, reflections)),
         ("Retrievers of skills", classes(retrievers.Retriever, retrievers)),
         ("Teacher weights", classes(teachers.Teacher, teachers)),
         ("Policy loss", classes(o.PolicyLoss, o)),

@@ -30,7 +30,7 @@ from sdar_pl.rollout import PlayRules, play
 from sdar_pl.runtime.ranks import rank, world
 from sdar_pl.sampling.budget import Budget
 from sdar_pl.sampling.compatibility import refuse_biased_sampling, refuse_incompatible_parts
-from sdar_pl.sampling.contexts import add_hindsight_contexts, update_context_provider
+from sdar_pl.sampling.contexts import add_hindsight_contexts, learn_contexts
 from sdar_pl.sampling.dynamic_sampling import roll_out
 from sdar_pl.sampling.fit_to_device import fit_to_device
 from sdar_pl.sampling.iteration import Iteration, refuse_empty
@@ -164,7 +164,7 @@ class RolloutDataModule(L.LightningDataModule):
             budget=self.budget,
             iteration=epoch,
         )
-        update_context_provider(self.context, [*iteration.episodes, *iteration.dropped])
+        learn_contexts(self, epoch, iteration)
         iteration.batches, iteration.accumulate = self._micro_batches(rows, epoch, bool(iteration.dropped))
         iteration.rollout_s, iteration.score_s = rolled_out - began, time.perf_counter() - rolled_out
         return iteration

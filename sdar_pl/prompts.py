@@ -108,6 +108,10 @@ class Prompter:
             longest = first + later + responses
             self._check(len(longest), "max_teacher_tokens", episode)
 
+    def question(self, text: str, episode: Episode) -> list[int]:
+        """The prompt of a chat that begins with a text about an episode. Raises ``TooLongError`` over the limit."""
+        return self._prompt(self._tokens.data(text), "", "max_prompt_tokens", episode)
+
     def _prompt(self, content: str, context: str, key: str, episode: Episode) -> list[int]:
         text, limit = self._render(self._messages(content, context), generate=True), getattr(self, key)
         tokens = self._tokens.encode(text, limit)

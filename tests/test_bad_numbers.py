@@ -24,6 +24,7 @@ from sdar_pl.module import SDARModule
 from sdar_pl.objectives import GRPO
 from sdar_pl.policy import Policy
 from sdar_pl.retrieval.dense import Dense
+from sdar_pl.rewards import Judge, Rubric, Succeeds, ToolUse
 
 #: arguments without a default that a class needs before it looks at its numbers
 NEEDED: dict[type, dict[str, Any]] = {
@@ -32,6 +33,9 @@ NEEDED: dict[type, dict[str, Any]] = {
     Faulty: {"environment": Household()},
     GymText: {"worlds": {}},
     Dense: {"corpus": "passages.jsonl", "model": "encoder"},
+    ToolUse: {"action": "fetch "},
+    Rubric: {"stage": "answer", "rule": Succeeds()},
+    Judge: {"url": "http://127.0.0.1:8000/v1", "model": "judge"},
 }
 
 

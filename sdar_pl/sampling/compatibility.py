@@ -10,6 +10,7 @@ from sdar_pl.objectives import Objective
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.ranks import world
 from sdar_pl.skills.providers import NoContext
+from sdar_pl.skills.reflections import Reflections
 
 
 def refuse_incompatible_parts(data: Any) -> None:
@@ -26,6 +27,8 @@ def refuse_incompatible_parts(data: Any) -> None:
     context_is_shown = data.train_with_context or data.evaluate_with_context
     refuse_ranks_without_groups(data.tasks_per_iteration, world())
     refuse_ahead(data.ahead, data.engine, data.max_refills)
+    if data.ahead and isinstance(data.context, Reflections):
+        raise UserError("data.ahead: 1 rolls out while Reflections are written with the same engine; set it to 0")
     data.objective.validate(context=not isinstance(context, NoContext))
     if advantage.needs_anchors and data.prompter.history != "windowed":
         raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")

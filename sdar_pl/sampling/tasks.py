@@ -15,7 +15,7 @@ from sdar_pl.errors import UserError
 from sdar_pl.types import Task
 
 #: Second entry of every seed sequence (seed, PURPOSE, …): keeps training, evaluation and shuffling streams apart.
-TRAIN, EVALUATE, SHUFFLE, UPDATE, REFILL = 0, 1, 2, 3, 4
+TRAIN, EVALUATE, SHUFFLE, UPDATE, REFILL, REFLECT = 0, 1, 2, 3, 4, 5
 
 
 def draw(total: int, epoch: int, count: int, seed: int, refill: int = 0) -> tuple[list[int], tuple[int, ...]]:

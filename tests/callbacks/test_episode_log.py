@@ -51,6 +51,7 @@ def test_an_episode_as_json() -> None:
             "success": True,
             "reward": 10.0,
             "score": None,
+            "parts": {},
             "penalty": 0.0,
             "failed": "",
             "overflow": False,
