@@ -93,6 +93,8 @@ def test_a_version_has_a_name_and_a_path_of_its_own_on_every_server(policy: Poli
         for seed in (1, 2, 2):
             shake(policy, seed)
             engine.sync(policy)
+            canaries = [body["prompt"] for path, body in servers[0].calls if path == "/v1/completions"]
+            assert max(map(len, canaries)) > 256, "a whole block of any prefix cache"
             (name,) = {name for server in servers for name in server.adapters}
             assert [path.name for path in tmp_path.iterdir()] == [name]
             names.append(name)
@@ -233,6 +235,23 @@ def test_a_server_without_its_adapter_loads_it_again(policy: Policy) -> None:
         server.adapters.clear()
         with pytest.warns(UserWarning, match="is left out for now: no model sdar-"):
             assert tokens(engine, 4) == wanted
+
+
+def test_a_server_that_was_out_during_a_sync_keeps_no_older_version(policy: Policy) -> None:
+    servers = [server_of(policy, sampled=False) for _ in range(2)]
+    with servers[0].running() as one, servers[1].running() as two:
+        engine = engine_of(one, two)
+        engine.sync(policy)
+        servers[1].fault = lambda path: "500"
+        shake(policy, 2)
+        with pytest.warns(UserWarning, match=f"{two} is left out for now: HTTP 500"):
+            engine.sync(policy)
+        servers[1].fault = lambda path: ""
+        assert servers[0].adapters.keys() != servers[1].adapters.keys(), "the premise"
+        with pytest.warns(UserWarning, match=f"{two} is back"):
+            tokens(engine, 2)
+        assert len(servers[1].adapters) == 1
+        assert servers[0].adapters.keys() == servers[1].adapters.keys()
 
 
 def test_a_server_that_hangs_is_left_out(policy: Policy) -> None:

@@ -13,8 +13,11 @@ import sdar_pl.datamodule
 
 
 class Mishap(L.Callback):
-    """Sends ``how`` to its own process in iteration ``iteration`` (from 1), in the phase ``when``: rollout, scoring,
-    update, validation or writing (of the checkpoint, with half of it on the disk). Only on rank ``rank``."""
+    """Sends the signal ``how`` to its own process, or raises where ``how`` is empty.
+
+    In iteration ``iteration`` (from 1), in the phase ``when``: rollout, scoring, update, validation or writing (of the
+    checkpoint, with half of it on the disk). Only on rank ``rank``.
+    """
 
     def __init__(self, when: str, iteration: int = 2, how: str = "SIGKILL", rank: int = 0) -> None:
         self.when, self.iteration, self.how, self.rank = when, iteration, how, rank
@@ -23,6 +26,8 @@ class Mishap(L.Callback):
     def strike(self, trainer: L.Trainer, when: str, iteration: int) -> None:
         if (when, iteration, trainer.global_rank) == (self.when, self.iteration, self.rank):
             self.when = ""
+            if not self.how:
+                raise RuntimeError("a mishap")
             os.kill(os.getpid(), getattr(signal, self.how))
 
     def setup(self, trainer: L.Trainer, pl_module: L.LightningModule, stage: str) -> None:

@@ -33,9 +33,9 @@ def words(pid: int) -> str:
 def until(condition: Callable[[], object], seconds: float) -> bool:
     """Wait until something holds → whether it does."""
     end = time.monotonic() + seconds
-    while not condition() and time.monotonic() < end:
+    while not (holds := bool(condition())) and time.monotonic() < end:
         time.sleep(0.1)
-    return bool(condition())
+    return holds
 
 
 def _stat(pid: int) -> list[str]:

@@ -133,8 +133,8 @@ class SmallVLLM:
             return 400, {"error": {"message": f"The lora adapter '{name}' has already been loaded."}}
         rank = json.loads((folder / "adapter_config.json").read_text())["r"]
         if rank > self.max_rank:
-            message = f"LoRA rank {rank} is greater than max_lora_rank {self.max_rank}."
-            return 400, {"error": {"message": message}}
+            message = f"'LoRA rank {rank} is greater than max_lora_rank {self.max_rank}.'"
+            return 500, {"error": {"message": f"Call to add_lora method failed: Worker failed with error {message}"}}
         weights = load_file(str(folder / "adapter_model.safetensors"))
         if self.ignore_loads and self.adapters:
             weights = next(iter(self.adapters.values()))

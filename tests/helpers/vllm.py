@@ -7,14 +7,15 @@ import os
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 import pytest
 from _common import vllm_on_cpu
 
 from helpers.models import make_model, shake
 from helpers.processes import descendants
+from sdar_pl.engines.vllm.client import Client
 from sdar_pl.engines.vllm.launch import OwnServer
 from sdar_pl.errors import UserError
 from sdar_pl.policy import LoRA, Policy
@@ -51,17 +52,51 @@ def own_server(max_model_len: int = 1600) -> list[str]:
     return ["--data.engine", "sdar_pl.engines.VLLMEngine", *(word for option in options for word in option)]
 
 
-@dataclass
-class RealServer:
-    """A running vLLM."""
+def at_servers(*urls: str) -> list[str]:
+    """Arguments of ``fit`` for an engine with these servers."""
+    engine = ["--data.engine", "sdar_pl.engines.VLLMEngine", "--data.engine.init_args.servers", json.dumps(urls)]
+    return [*engine, "--data.engine.init_args.max_model_len", "1600"]
 
-    url: str
-    keeper: int
+
+class RealServer:
+    """A running vLLM.
+
+    Args:
+        command: vLLM's command line, without host and port.
+        log: file for its output.
+    """
+
+    def __init__(self, command: Sequence[str], log: Path) -> None:
+        self.command, self.log, self.port = command, log, 0
+        self.start()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def start(self) -> None:
+        """Start it, again at its former port, and wait until it answers."""
+        self.own = OwnServer(self.command, self.log, self.port)
+        self.port = int(self.own.url.rsplit(":", 1)[1])
+        try:
+            self.own.wait(READY)
+        except UserError as error:
+            pytest.fail(f"{error}\n{self.log.read_text()[-3000:]}")
 
     def kill(self) -> None:
         """SIGKILL, to all of its processes."""
-        for pid in descendants(self.keeper):
+        for pid in descendants(self.own.keeper.pid):
             os.kill(pid, signal.SIGKILL)
+        self.own.end()
+
+    def figure(self, name: str) -> float:
+        """A figure of its /metrics, summed over what it tells apart, such as vllm:num_requests_running."""
+        text = httpx.get(f"{self.url}/metrics", timeout=10, trust_env=False).text
+        return sum(float(line.split()[-1]) for line in text.splitlines() if line.startswith((f"{name}{{", f"{name} ")))
+
+    def adapters(self) -> list[str]:
+        """Names of the adapters that it holds."""
+        return Client(self.url, 10).names()[1:]
 
 
 @contextmanager
@@ -79,14 +114,11 @@ def serving(model: str | Path, log: Path, *, updates: bool = True, **flags: str 
     words: Sequence[str] = [word for pair in chosen for word in pair if word]
     forbid = [] if updates else ["env", "-u", "VLLM_ALLOW_RUNTIME_LORA_UPDATING"]
     command, arguments = vllm()
-    server = OwnServer([*forbid, *command, "--model", str(model), *words, *arguments], log)
+    server = RealServer([*forbid, *command, "--model", str(model), *words, *arguments], log)
     try:
-        server.wait(READY)
-        yield RealServer(server.url, server.keeper.pid)
-    except UserError as error:
-        pytest.fail(f"{error}\n{log.read_text()[-3000:]}")
+        yield server
     finally:
-        server.end()
+        server.own.end()
 
 
 def small_model(folder: Path, initializer_range: float = 0.12) -> Path:

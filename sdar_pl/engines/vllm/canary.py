@@ -10,6 +10,7 @@ from __future__ import annotations
 import threading
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from itertools import cycle, islice
 
 import torch
 
@@ -18,8 +19,10 @@ from sdar_pl.engines.base import Sampling
 from sdar_pl.engines.vllm.client import Client, Prompt, RefusedError
 from sdar_pl.policy import Policy
 
-#: the canary's texts and temperatures; long enough to fill blocks of a prefix cache
-TEXTS = ("You are in a room. " * 8 + "What do you do?", "Name the object on the shelf, then say where it belongs.")
+#: the canary's texts, repeated up to a number of tokens, and its temperatures
+TEXTS = ("You are in a room. What do you do? ", "Name the object on the shelf, then say where it belongs.")
+#: the first fills the largest block of a prefix cache (16 tokens on most GPUs, 128 on a CPU, 256 at most)
+PROMPTS = (288, 32)
 TEMPERATURES = (1.0, 0.7)
 #: tokens of a completion
 LENGTH = 16
@@ -55,8 +58,8 @@ class Canary:
 
     def check(self, client: Client) -> None:
         """Raises ``CanaryError``, or the client's errors."""
-        for number, (text, temperature) in enumerate(zip(TEXTS, TEMPERATURES, strict=True)):
-            tokens = self.policy.tokenizer.encode(text, add_special_tokens=False)
+        for number, (text, count, temperature) in enumerate(zip(TEXTS, PROMPTS, TEMPERATURES, strict=True)):
+            tokens = list(islice(cycle(self.policy.tokenizer.encode(text, add_special_tokens=False)), count))
             sampling = Sampling(temperature=temperature, max_new_tokens=LENGTH)
             # An end token would cut a canary short, so that none ends it.
             sampled = client.complete(Prompt(self.adapter, tokens, 1000 + number, sampling, [])).completion

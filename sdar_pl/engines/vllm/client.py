@@ -22,7 +22,7 @@ class FailedError(Exception):
 
 
 class RefusedError(Exception):
-    """A call that the server understands and declines (4xx). ``status`` is HTTP's."""
+    """A call that the server understands and declines: 4xx, or an adapter that does not fit. ``status`` is HTTP's."""
 
     def __init__(self, status: int, text: str) -> None:
         super().__init__(f"{status}: {text}")
@@ -115,7 +115,13 @@ class Client:
 
     def load(self, name: str, path: str) -> None:
         """Load the adapter of the folder ``path``, as the server sees it, under a new ``name``."""
-        self._call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path}, LONG)
+        try:
+            self._call("POST", "/v1/load_lora_adapter", {"lora_name": name, "lora_path": path}, LONG)
+        except FailedError as error:
+            if "add_lora" not in str(error):
+                raise
+            # The engine behind the server declines it, such as a rank above the limit; vLLM answers 500.
+            raise RefusedError(500, str(error).removeprefix("HTTP 500: ")) from error
 
     def unload(self, name: str) -> None:
         self._call("POST", "/v1/unload_lora_adapter", {"lora_name": name})
@@ -127,6 +133,10 @@ class Client:
         if not data or not all(isinstance(model, dict) and "id" in model for model in data):
             raise FailedError("/v1/models lists no model")
         return sorted(data, key=lambda model: model.get("parent") is not None)
+
+    def names(self) -> list[str]:
+        """Names of the served models."""
+        return [str(model["id"]) for model in self.models()]
 
     def version(self) -> str:
         found = self._call("GET", "/version")

@@ -21,7 +21,7 @@ from sdar_pl.engines.vllm.client import Answer, Client, FailedError, Prompt, Ref
 from sdar_pl.engines.vllm.fleet import Fleet, NoServerError
 from sdar_pl.engines.vllm.launch import OwnServer, command_line
 from sdar_pl.engines.vllm.start import common_base
-from sdar_pl.engines.vllm.sync import Version, Versions, bring, digest_of, refusal
+from sdar_pl.engines.vllm.sync import Version, Versions, bring, digest_of, forget_others, refusal
 from sdar_pl.errors import UserError
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.processes import GUARD, RUN_FOLDER
@@ -188,6 +188,7 @@ class VLLMEngine(Engine):
         assert self._canary is not None
         try:
             bring(client, self._version, self._canary)
+            forget_others(client, self._version)
         except CanaryError as error:
             raise FailedError(str(error)) from error
 

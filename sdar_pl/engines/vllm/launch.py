@@ -66,13 +66,14 @@ class OwnServer:
     Args:
         command: vLLM's command line, without host and port.
         log: file for its output.
+        port: where it listens on this machine; 0 takes a free one.
     """
 
-    def __init__(self, command: Sequence[str], log: Path) -> None:
+    def __init__(self, command: Sequence[str], log: Path, port: int = 0) -> None:
         self.log = log
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
-            port = free.getsockname()[1]
+            port = port or free.getsockname()[1]
         self.url = f"http://127.0.0.1:{port}"
         log.parent.mkdir(parents=True, exist_ok=True)
         whole = [*command, "--host", "127.0.0.1", "--port", str(port)]

@@ -110,9 +110,17 @@ class Versions:
 
 def bring(client: Client, version: Version, canary: Canary) -> None:
     """Load the version, if the server lacks it, and compare the canary. Raises the client's and the canary's errors."""
-    if version.folder is not None and version.name not in [model["id"] for model in client.models()]:
+    if version.folder is not None and version.name not in client.names():
         client.load(version.name, str(version.folder))
     canary.check(client)
+
+
+def forget_others(client: Client, version: Version) -> None:
+    """Unload the versions of this process that a server has kept while it was out."""
+    run = version.name.rpartition("-v")[0]
+    for name in client.names():
+        if run and name.startswith(f"{run}-v") and name != version.name:
+            client.unload(name)
 
 
 def refusal(client: Client, error: Exception) -> UserError:
