@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers import ROOT
+from helpers.vllm import vllm
 
 SCRIPTS = ROOT / "scripts"
 pytestmark = pytest.mark.slow
@@ -43,6 +45,17 @@ def test_gpu_script_keeps_its_aim(tmp_path: Path) -> None:
     run("bench_gpu.py", "--shape", "3b", "--runs", 1, "--out", tmp_path)
     for one in json.loads((tmp_path / "gpu.json").read_text())["runs"]:
         assert max(one["peaks"].values()) <= 12 * 2**30
+
+
+def test_engines(tmp_path: Path) -> None:
+    vllm()  # skips where there is none
+    words = ["--vllm", os.environ["SDAR_PL_VLLM"], "--shape", "tiny", "--groups", "1", "--runs", "1"]
+    run("bench_engines.py", *words, "--out", tmp_path)
+    (found,) = json.loads((tmp_path / "engines.json").read_text())["shapes"]
+    assert min(found["tokens_per_s"]["VLLMEngine"]) > 10
+    assert 0 < found["canary_s"]
+    assert 0 < found["client_cpu_ms"] <= found["request_ms"]
+    assert "| VLLMEngine |" in (tmp_path / "engines.md").read_text()
 
 
 def test_webshop(tmp_path: Path) -> None:
