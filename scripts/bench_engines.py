@@ -130,14 +130,14 @@ def request_seconds(engine: VLLMEngine, prompts: Prompts, clock: Clock) -> tuple
     return seconds / (4 * SESSIONS), own / (4 * SESSIONS)
 
 
-def measured(shape: str, args: Any) -> dict[str, Any]:
+def measured(shape: str, groups: int, args: Any) -> dict[str, Any]:
     command, more = vllm_on_cpu(args.vllm)
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         torch.manual_seed(0)
         policy = Policy(base_of(shape, folder), LoRA(r=16, alpha=32))
         policy.build()
-        prompts = [conversation.prompts for conversation in conversations(policy, args.groups, SIZE)]
+        prompts = [conversation.prompts for conversation in conversations(policy, groups, SIZE)]
         policy.tokenizer.eos_token = policy.causal_lm.generation_config.eos_token_id = (
             None  # no response ends by itself
         )
@@ -182,12 +182,13 @@ def main() -> None:
     parser = PlainParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--vllm", required=True, help="Python of an environment that has vLLM's CPU build")
     parser.add_argument("--shape", nargs="+", default=["tiny", "135m"], choices=["tiny", "135m"])
-    parser.add_argument("--groups", type=int, default=8)
+    parser.add_argument("--groups", type=int, nargs="+", default=[8, 2], help="groups of episodes for each shape")
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks"))
     args = parser.parse_args()
     torch.set_num_threads(1)
-    report = {"shapes": [measured(shape, args) for shape in args.shape], "machine": machine(1)}
+    shapes = [measured(shape, groups, args) for shape, groups in zip(args.shape, args.groups, strict=False)]
+    report = {"shapes": shapes, "machine": machine(1)}
     args.out.mkdir(parents=True, exist_ok=True)
     (args.out / "engines.json").write_text(json.dumps(report, indent=1) + "\n")
     (args.out / "engines.md").write_text(markdown(report))
@@ -199,20 +200,23 @@ def markdown(report: dict[str, Any]) -> str:
     lines = [
         "# Engines: in process and on vLLM, on a CPU",
         "",
-        f"{first['sessions']} household episodes in groups of {SIZE}, {TURNS} turns, responses of {LENGTH} tokens; a "
-        f"conversation has at most {first['longest']} tokens. Float32, LoRA of rank 16, one thread a process, vLLM "
-        f"{first['vllm']}. Medians, lowest and highest of {len(first['tokens_per_s']['VLLMEngine'])} runs in turn. "
-        "Processor time counts the trainer and the server's processes.",
+        f"Household episodes in groups of {SIZE}, {TURNS} turns, responses of {LENGTH} tokens; a conversation has at "
+        f"most {first['longest']} tokens. Float32, LoRA of rank 16, one thread a process, vLLM {first['vllm']}. "
+        f"Medians, lowest and highest of {len(first['tokens_per_s']['VLLMEngine'])} runs in turn. Processor time "
+        "counts the trainer and the server's processes.",
         "",
-        "| parameters | engine | generated tokens/s | tokens a second of processor time | load average |",
-        "|--:|---|--:|--:|--:|",
+        "| parameters | episodes | engine | generated tokens/s | tokens a second of processor time | load average |",
+        "|--:|--:|---|--:|--:|--:|",
     ]
     for one in report["shapes"]:
         for name, clocked in one["tokens_per_s"].items():
             cells = [
                 f"{statistics.median(v):,.0f} ({min(v)} – {max(v)})" for v in (clocked, one["tokens_per_cpu_s"][name])
             ]
-            lines.append(f"| {one['parameters']:,} | {name} | {cells[0]} | {cells[1]} | {one['load_average']} |")
+            lines.append(
+                f"| {one['parameters']:,} | {one['sessions']} | {name} | {cells[0]} | {cells[1]} | "
+                f"{one['load_average']} |"
+            )
     lines += [
         "",
         f"VLLMEngine beside this, medians; a request is one of one token with {SESSIONS} sessions in flight:",
