@@ -161,7 +161,7 @@ def compare(name: str, model: str, case: Case, folder: Path) -> None:
             if "lora_B" in key:
                 torch.nn.init.normal_(weight, std=0.02)
         torch.save(policy.net.state_dict(), folder / "weights.pt")
-    policy.net.load_state_dict(torch.load(folder / "weights.pt"))
+    policy.net.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     group, rows = frozen(case), []
     count = len(group.positions)
     for number, tokens in enumerate(group.rows):

@@ -144,7 +144,7 @@ def compare(name: str, model: str, case: Case, folder: Path) -> None:
     group, first = frozen(case), case.prompt
     with tempfile.TemporaryDirectory() as output:
         trainer = trainer_of(name, model, case, 1, 1, output)
-    trainer.model.load_state_dict(torch.load(folder / "weights.pt"))
+    trainer.model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
     trainer.model.train()
     trainer.current_gradient_accumulation_steps = 1
     rows = torch.tensor(group.rows)

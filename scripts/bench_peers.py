@@ -71,7 +71,7 @@ def frozen_group(folder: str, python: str, case: str) -> dict[str, dict[str, flo
     with tempfile.TemporaryDirectory() as results:
         for name in names:  # ours first: it writes the weights
             run(name, folder, python, case, "frozen", results)
-        found = {name: torch.load(Path(results) / f"{name}.pt") for name in names}
+        found = {name: torch.load(Path(results) / f"{name}.pt", weights_only=True) for name in names}
     theirs = found[names[-1]]["gradients"]
     norm = sum(float(one.double().square().sum()) for one in theirs.values()) ** 0.5
     compared = {}

@@ -76,7 +76,8 @@ def test_columns(runs: list[Path]) -> None:
     parts = {"reward/outcome", "reward/path"}
     assert kinds
     assert parts < seen
-    assert columns() == (seen - kinds - parts) | {"val/success/<kind>", "reward/<part>"}
+    on_servers = {"rollout/age"}  # of data.ahead: tests/sampling/test_kept_rollouts.py
+    assert columns() == (seen - kinds - parts) | {"val/success/<kind>", "reward/<part>"} | on_servers
 
 
 def test_keys_of_episodes(runs: list[Path]) -> None:
