@@ -99,6 +99,10 @@ class Client:
     def __init__(self, url: str, timeout: float) -> None:
         self.url = url.rstrip("/").removesuffix("/v1")
         self.timeout = timeout
+        self.reconnect()
+
+    def reconnect(self) -> None:
+        """Forget the connections that are kept: they may be of a server that has ended. Requests under way go on."""
         unlimited = httpx.Limits(max_connections=None, max_keepalive_connections=None)
         # The proxies of the environment are for the internet, not for the servers of a cluster.
         self._http = httpx.Client(base_url=self.url, limits=unlimited, trust_env=False)

@@ -178,6 +178,7 @@ class Fleet(Generic[T]):
                 if not member.out or time.monotonic() < member.next_try:
                     continue
                 try:
+                    member.client.reconnect()
                     if not member.client.healthy():
                         raise FailedError("no answer at /health")
                     self.readmit(member.client)
