@@ -15,6 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from _allocator import keep_memory
 from _peers import CASES, GROUP, Case, Clock, frozen, reward, text
 
 from sdar_pl import datamodule
@@ -26,7 +27,6 @@ from sdar_pl.objectives import GRPO, SDAR
 from sdar_pl.policy import LoRA, Policy
 from sdar_pl.prompts import Prompter
 from sdar_pl.rollout import PlayRules
-from sdar_pl.runtime.allocator import keep_memory
 from sdar_pl.runtime.messages import quieten
 from sdar_pl.sampling.budget import Budget
 from sdar_pl.scoring import set_reference_logprobs

@@ -53,6 +53,7 @@ def resident(field: str) -> int:
 def measure(case: Case, size: int, vocabulary: int, scratch: Path) -> dict[str, float]:
     """One iteration, after a smaller one that warms up."""
     import torch
+    from _allocator import keep_memory
     from _peer_ours import Endless, Fixed, Skills
 
     from sdar_pl.datamodule import RolloutDataModule
@@ -61,7 +62,6 @@ def measure(case: Case, size: int, vocabulary: int, scratch: Path) -> dict[str, 
     from sdar_pl.policy import LoRA
     from sdar_pl.prompts import Prompter
     from sdar_pl.rollout import PlayRules
-    from sdar_pl.runtime.allocator import keep_memory
 
     keep_memory()
     torch.set_num_threads(1)

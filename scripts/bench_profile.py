@@ -35,6 +35,7 @@ PHASES = ("rollout", "score", "update")
 def measure(case: str, setting: str, groups: int, malloc: str, micro_batch_tokens: int) -> dict[str, Any]:
     """In a process of its own: one case with one setting."""
     import torch
+    from _allocator import keep_memory
     from _peer_ours import Endless, Fixed, Skills
     from torch.profiler import ProfilerActivity, profile
 
@@ -46,7 +47,6 @@ def measure(case: str, setting: str, groups: int, malloc: str, micro_batch_token
     from sdar_pl.policy import LoRA, Policy
     from sdar_pl.prompts import Prompter
     from sdar_pl.rollout import PlayRules
-    from sdar_pl.runtime.allocator import keep_memory
     from sdar_pl.skills.providers import SkillContext
     from sdar_pl.teachers import Current
 

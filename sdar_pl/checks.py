@@ -7,6 +7,7 @@ Every check returns its value. None (an option that is off) passes; NaN never do
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TypeVar
 
@@ -47,3 +48,11 @@ def one_of(key: str, value: Choice, choices: Sequence[str]) -> Choice:
     if value in choices:
         return value
     raise UserError(f"{key}: {value!r}; must be one of {', '.join(choices)}")
+
+
+def expression(key: str, text: str, flags: int = 0) -> re.Pattern[str]:
+    """``text`` as a compiled regular expression. Raises UserError for a text that is none."""
+    try:
+        return re.compile(text, flags)
+    except re.error as error:
+        raise UserError(f"{key}: {text!r} is no regular expression ({error}); mend it") from None

@@ -9,13 +9,12 @@ import subprocess
 import sys
 
 import pytest
+from _allocator import VARIABLES, keep_memory
 from helpers import ROOT
-
-from sdar_pl.runtime.allocator import VARIABLES, keep_memory
 
 PROGRAM = """
 import json, resource
-from sdar_pl.runtime.allocator import keep_memory
+from _allocator import keep_memory
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -34,7 +33,9 @@ print(json.dumps([before, kept, faults()]))
 @pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
 def test_freed_memory_is_used_again() -> None:
     environment = {name: value for name, value in os.environ.items() if name not in VARIABLES}
-    done = subprocess.run([sys.executable, "-c", PROGRAM], capture_output=True, cwd=ROOT, env=environment, check=True)
+    done = subprocess.run(
+        [sys.executable, "-c", PROGRAM], capture_output=True, cwd=ROOT / "scripts", env=environment, check=True
+    )
     before, kept, after = json.loads(done.stdout)
     assert kept is True
     assert before > 50_000

@@ -1,10 +1,10 @@
 """LoRA as one product: y = x (W + α/r·B A)ᵀ + b, where peft computes x Wᵀ + b and α/r·(x Aᵀ) Bᵀ apart and adds them.
 
-The products of inner dimension r and the passes over whole activations fall away; W + α/r·B A costs r multiplications a
-weight and is made anew in every forward and backward, so that W itself never changes. A rollout makes it once
-(``folded_once``). Exact to rounding in the dtype of the weights. Hence layers of a quantised or bfloat16 base, and
-passes under autocast, are left to peft: there W would round the adapter away. So are dropout and, outside rollouts,
-passes of fewer tokens than the layer has outputs.
+The products of inner dimension r and the passes over whole activations fall away; W + α/r·B A costs r multiplications
+a weight and is made anew in every forward and backward, so that W itself never changes. A call of the engine's
+``generate`` makes it once (``folded_once``). Exact to rounding in the dtype of the weights. Hence layers of a
+quantised or bfloat16 base, and passes under autocast, are left to peft: there W would round the adapter away. So are
+dropout and, outside ``generate``, passes of fewer tokens than the layer has outputs.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def fold_adapters(net: nn.Module) -> None:
 
 @contextlib.contextmanager
 def folded_once(net: nn.Module) -> Iterator[None]:
-    """A block of passes without gradient in which no weight changes (a rollout): each layer folds its adapter once.
+    """A block of passes without gradient in which no weight changes (``generate``): each layer folds its adapter once.
 
     The block holds the folded weights beside the base's.
     """

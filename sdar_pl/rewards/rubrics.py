@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
 
-from sdar_pl.checks import between
+from sdar_pl.checks import between, expression
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
 from sdar_pl.types import Episode, Task, Turn
@@ -88,11 +88,7 @@ class Mentions(Rule):
 
     def __init__(self, pattern: str) -> None:
         self.pattern = pattern
-        try:
-            self._pattern = re.compile(pattern, re.IGNORECASE | re.DOTALL)
-        except re.error as error:
-            raise UserError(f"data.rewards.rubrics.rule.pattern: {pattern!r} is no regular expression ({error}); mend "
-                            "it") from None  # fmt: skip
+        self._pattern = expression("data.rewards.rubrics.rule.pattern", pattern, re.IGNORECASE | re.DOTALL)
 
     def score(self, episode: Episode, turns: Sequence[Turn]) -> int:
         return 2 * any(self._pattern.search(turn.text) for turn in turns)

@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Protocol, runtime_checkable
 
+from sdar_pl.checks import expression
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
 from sdar_pl.rewards.base import GroupReward
@@ -113,10 +114,5 @@ class StageRewards(GroupReward):
 
 def _matcher(patterns: Sequence[str]) -> Callable[[Turn], int | None]:
     """The number of the first expression that a turn's text matches; None for none. Raises ``UserError``."""
-    try:
-        compiled = [re.compile(pattern, re.IGNORECASE) for pattern in patterns]
-    except re.error as error:
-        raise UserError(
-            f"data.rewards.patterns: {error.pattern!r} is no regular expression ({error}); mend it"
-        ) from None
+    compiled = [expression("data.rewards.patterns", pattern, re.IGNORECASE) for pattern in patterns]
     return lambda turn: next((k for k, pattern in enumerate(compiled) if pattern.search(turn.text)), None)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Sequence
 from typing import Protocol, runtime_checkable
 
-from sdar_pl.checks import at_least
+from sdar_pl.checks import at_least, expression
 from sdar_pl.environments.base import Environment
 from sdar_pl.errors import UserError
 from sdar_pl.rewards.base import GroupReward
@@ -39,10 +38,7 @@ class ToolUse(GroupReward):
     def __init__(self, action: str, kinds: Sequence[str] | None = None, weight: float = 0.4) -> None:
         self.weight = at_least("data.rewards.weight", weight, 0)
         self.action, self.kinds = action, kinds
-        try:
-            self._tool = re.compile(action)
-        except re.error as error:
-            raise UserError(f"data.rewards.action: {action!r} is no regular expression ({error}); mend it") from None
+        self._tool = expression("data.rewards.action", action)
         self._profits: Callable[[Task], bool] = lambda task: task.kind in (kinds or ())
 
     def bind(self, environment: Environment) -> None:

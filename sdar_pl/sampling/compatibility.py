@@ -9,7 +9,7 @@ from sdar_pl.errors import UserError
 from sdar_pl.objectives import Objective
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.ranks import world
-from sdar_pl.skills.providers import NoContext
+from sdar_pl.skills.providers import ContextProvider, NoContext
 from sdar_pl.skills.reflections import Reflections
 
 
@@ -26,9 +26,7 @@ def refuse_incompatible_parts(data: Any) -> None:
     advantage, context = data.advantage, data.context
     context_is_shown = data.train_with_context or data.evaluate_with_context
     refuse_ranks_without_groups(data.tasks_per_iteration, world())
-    refuse_ahead(data.ahead, data.engine, data.max_refills)
-    if data.ahead and isinstance(data.context, Reflections):
-        raise UserError("data.ahead: 1 rolls out while Reflections are written with the same engine; set it to 0")
+    refuse_ahead(data.ahead, data.engine, data.max_refills, context)
     data.objective.validate(context=not isinstance(context, NoContext))
     if advantage.needs_anchors and data.prompter.history != "windowed":
         raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
@@ -55,7 +53,12 @@ def refuse_incompatible_parts(data: Any) -> None:
         )
 
 
-def refuse_ahead(ahead: int, engine: Engine, max_refills: int) -> None:
+def refuse_ahead(
+    ahead: int,
+    engine: Engine,
+    max_refills: int,
+    context: ContextProvider = NoContext(),  # noqa: B008 – never changed
+) -> None:
     """Raises ``UserError`` where no rollout can be begun before its iteration."""
     if ahead and not engine.off_policy:
         raise UserError(
@@ -67,6 +70,8 @@ def refuse_ahead(ahead: int, engine: Engine, max_refills: int) -> None:
             "data.ahead: 1 begins a rollout before it is known which groups are dropped; set data.max_refills or ahead "
             "to 0"
         )
+    if ahead and isinstance(context, Reflections):
+        raise UserError("data.ahead: 1 rolls out while Reflections are written with the same engine; set it to 0")
 
 
 def refuse_ranks_without_groups(tasks_per_iteration: int, ranks: int) -> None:

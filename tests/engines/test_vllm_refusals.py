@@ -27,17 +27,6 @@ TOLERANCE = 2e-3
 
 
 @pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(scope="module")
-def server(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
-    with serving(model, tmp_path_factory.mktemp("log") / "vllm.log") as running:
-        yield running
-
-
-@pytest.fixture(scope="module")
 def bare(model: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[RealServer]:
     """A server whose adapters are fixed and whose log-probs are raw."""
     log = tmp_path_factory.mktemp("log") / "vllm.log"

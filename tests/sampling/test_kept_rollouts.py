@@ -18,6 +18,7 @@ from sdar_pl.policy import LoRA, Policy
 from sdar_pl.sampling.compatibility import refuse_ahead
 from sdar_pl.sampling.iteration import Iteration
 from sdar_pl.sampling.kept_rollouts import KeptRollouts
+from sdar_pl.skills.reflections import Reflections
 
 
 @pytest.fixture
@@ -97,3 +98,8 @@ def test_what_cannot_be_played_ahead_is_refused(engine: Any, refills: int, word:
     with pytest.raises(UserError, match=word) as error:
         refuse_ahead(1, engine, refills)
     assert str(error.value).startswith("data.ahead: ")
+
+
+def test_notes_that_the_same_engine_writes_are_refused() -> None:
+    with pytest.raises(UserError, match=r"data\.ahead: 1 rolls out while Reflections"):
+        refuse_ahead(1, VLLMEngine(["http://x"]), 0, Reflections())
