@@ -21,7 +21,6 @@ from sdar_pl.engines.base import Completion, Engine, Request, RolloutSize, Sampl
 from sdar_pl.engines.inverse_cdf import BYTES_A_LOGIT, draw
 from sdar_pl.engines.kv import COLUMNS_AT_ONCE, Block, gather
 from sdar_pl.errors import UserError
-from sdar_pl.modeling.folded_lora import folded_once
 from sdar_pl.modeling.memory import Memory, height, prefill_bytes
 from sdar_pl.modeling.skeleton import Skeleton
 from sdar_pl.policy import Policy
@@ -76,6 +75,8 @@ class TransformersEngine(Engine):
         refuse_repeated_sessions(requests)
         longest = max((len(request.prompt) for request in requests), default=0)
         self._policy.check_length(longest + sampling.max_new_tokens)
+        from sdar_pl.modeling.folded_lora import folded_once  # here: it imports peft, and with it bitsandbytes
+
         with self._policy.evaluating(), folded_once(self._policy.net):
             for start in range(0, len(requests), self.max_rows):
                 done += self._generate(requests[start : start + self.max_rows], sampling)

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 from helpers.evidence import required
-from helpers.runs import fit_here, metrics
+from helpers.runs import fit, fit_here, metrics
 from helpers.scripted import events
 
 from sdar_pl.callbacks.episode_tables import COLUMNS
@@ -34,9 +34,13 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None
 def fitted(folder: Path, *options: str) -> Path:
     """A run of one iteration, 8 episodes, with the report of the loggers' run."""
     run = fit_here(folder / "runs", "--trainer.max_epochs", "1", *options)
+    assert_reported(run)
+    return run
+
+
+def assert_reported(run: Path) -> None:
     assert [row["step"] for row in metrics(run)] == [0, 1]
     assert (run / "report.html").is_file()
-    return run
 
 
 def table(path: Path) -> list[dict[str, object]]:
@@ -72,14 +76,12 @@ def test_csv(tmp_path: Path) -> None:
     assert all(any(row[name] for row in rows) for name in NAMES)
 
 
-def test_weights_and_biases_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_weights_and_biases_offline(tmp_path: Path) -> None:
+    """In a process of its own, whose end writes the last records."""
     required("wandb", "a run logs to W&B; pip install 'sdar_pl[wandb]'")
-    monkeypatch.setenv("WANDB_SILENT", "true")
     logger = ["--trainer.logger", "lightning.pytorch.loggers.WandbLogger", "--trainer.logger.save_dir", str(tmp_path)]
-    run = fitted(tmp_path, *logger, "--trainer.logger.offline", "true")
-    import wandb
-
-    wandb.finish()  # at the end of a process it comes by itself
+    run = fit(tmp_path, "run", "--trainer.max_epochs", "1", *logger, "--trainer.logger.offline", "true")
+    assert_reported(run)
     (record,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
     written = record.read_bytes()
     for name in (*NAMES, "tasks_per_iteration"):
