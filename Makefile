@@ -9,10 +9,10 @@ quickstart:
 	$(VENV)/bin/python -m sdar_pl fit --config configs/quickstart.yaml
 
 test:
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto
 
 slow:
-	$(VENV)/bin/python -m pytest -m "slow and not gpu"
+	$(VENV)/bin/python -m pytest -n auto -m "slow and not gpu"
 
 soak:
 	$(VENV)/bin/python scripts/soak.py
