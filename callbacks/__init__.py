@@ -15,10 +15,12 @@ from sdar_pl.callbacks.progress import Progress
 from sdar_pl.callbacks.summary import Summary
 from sdar_pl.callbacks.teacher_panel import TeacherPanel
 from sdar_pl.callbacks.throughput import Throughput
+from sdar_pl.callbacks.warmup_progress import WarmupProgress
 from sdar_pl.callbacks.watchdog import Watchdog
 
 __all__ = [
     "DEFAULT",
+    "WARMUP",
     "AnswerScores",
     "Checkpoints",
     "EpisodeLog",
@@ -29,8 +31,11 @@ __all__ = [
     "Summary",
     "TeacherPanel",
     "Throughput",
+    "WarmupProgress",
     "Watchdog",
 ]
 
 #: callbacks of every run, in the order in which Lightning calls them
 DEFAULT = (GateStats, EpisodeLog, Throughput, Progress, Summary, EvaluationTable, Watchdog, Checkpoints)
+#: callbacks of every warm-up
+WARMUP = (EpisodeLog, Throughput, WarmupProgress, Summary, Checkpoints)

@@ -109,9 +109,12 @@ class Progress(ProgressBar):
             listeners.append(self._episode_ended)
 
     def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        for name, value in header(trainer):
+        for name, value in self._header(trainer):
             self.print(f"{name:<12} {value}")
         self._roll_out(trainer)
+
+    def _header(self, trainer: L.Trainer) -> list[tuple[str, str]]:
+        return header(trainer)
 
     def _roll_out(self, trainer: L.Trainer) -> None:
         data = data_of(trainer)
@@ -137,25 +140,29 @@ class Progress(ProgressBar):
             self.means.update("gate", outputs["tokens"]["gate"], batch.mask)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        iteration = iteration_of(trainer)
-        for episode in [*iteration.episodes, *iteration.dropped]:
-            self.means.update("success", float(episode.success))
-            self.means.update("reward", episode.reward)
-        means = self.means.compute()
+        parts, validation = self._figures(trainer), self.means.compute().get("validation")
         self.means.reset()
-        parts = [
-            f"success {percent(means.get('success'))}",
-            f"reward {means.get('reward', 0.0):6.3f}",
-            f"gate {means['gate']:5.3f}" if "gate" in means else "gate     –",
-        ]
-        if "validation" in means:
-            parts.append(f"validation {percent(means['validation'])}")
+        if validation is not None:
+            parts.append(f"validation {percent(validation)}")
         parts.append(f"{time.perf_counter() - self.since:.1f} s")
         number = trainer.current_epoch + 1
         self.print(f"{head(trainer, number)} · {' · '.join(parts)}")
         last = trainer.max_epochs is not None and number == trainer.max_epochs
         if not last:
             self._roll_out(trainer)
+
+    def _figures(self, trainer: L.Trainer) -> list[str]:
+        """What an iteration's line shows of its training. Collective."""
+        iteration = iteration_of(trainer)
+        for episode in [*iteration.episodes, *iteration.dropped]:
+            self.means.update("success", float(episode.success))
+            self.means.update("reward", episode.reward)
+        means = self.means.compute()
+        return [
+            f"success {percent(means.get('success'))}",
+            f"reward {means.get('reward', 0.0):6.3f}",
+            f"gate {means['gate']:5.3f}" if "gate" in means else "gate     –",
+        ]
 
     def on_train_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         self._stop()

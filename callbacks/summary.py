@@ -24,6 +24,7 @@ from sdar_pl.runtime.files import replacing
 from sdar_pl.runtime.ranks import all_gather
 from sdar_pl.runtime.words import shown
 from sdar_pl.types import Episode
+from sdar_pl.warmup import WarmupModule
 
 #: bytes of episodes.jsonl from which the report takes about half a second; of more, ``report`` makes it
 MOST_FOR_REPORT = 8_000_000
@@ -164,11 +165,23 @@ def next_steps(trainer: L.Trainer) -> list[str]:
     if best:
         lines.append(f"{'best policy':<12} {relative(best)}")
     if best and (folder / "config.yaml").exists():  # none where a run was started from Python
-        lines += ["", command("validate", "--config", folder / "config.yaml", "--ckpt_path", relative(best))]
+        lines += ["", *commands_for(trainer, relative(best))]
     if (folder / "episodes.jsonl").exists() and not (folder / "report.html").exists():
         lines.append(command("report", folder))
     events = any(folder.glob("events.out.tfevents.*"))
     return [*lines, *([quoted("tensorboard", "--logdir", folder)] if events else [])]
+
+
+def commands_for(trainer: L.Trainer, best: Path) -> list[str]:
+    """What to do with the best checkpoint: validate it, or train on from a warm-up."""
+    folder = Path(trainer.default_root_dir)
+    if not isinstance(trainer.lightning_module, WarmupModule):
+        return [command("validate", "--config", folder / "config.yaml", "--ckpt_path", best)]
+    model = folder / "model"
+    return [
+        command("export", "--ckpt_path", best, "--out", model, "--merge"),
+        command("fit", "--config", "YOURS.yaml", "--model.policy.model", model),
+    ]
 
 
 def relative(path: str) -> Path:

@@ -25,6 +25,7 @@ from sdar_pl.runtime.words import one_line
 SUBCOMMANDS = ("fit", "validate", "test", "predict")
 #: commands that are not the trainer's → what each is for; ``a-command`` is ``main`` in sdar_pl/commands/a_command.py
 COMMANDS = {
+    "warmup": "supervised fine-tuning before fit",
     "plan": "memory of a run from its configuration",
     "play": "an agent, or you, in the terminal",
     "compare": "methods on paired seeds",

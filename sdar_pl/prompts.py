@@ -34,6 +34,7 @@ class Prompter:
             rebuilt from the last ``window`` steps, one row a turn).
         window: number of past steps in a ``windowed`` prompt, at least 0.
         system: the student's system message; null: the template's own, which the teacher then reads as well.
+        enable_thinking: let the model reason before it answers (Qwen3); the chat template must know it.
         placement: the message that holds the privileged context: "system", or "user" for templates without a system
             message.
         max_prompt_tokens: limit of the student's prompt, in tokens.
@@ -45,19 +46,22 @@ class Prompter:
         history: Literal["conversation", "windowed"] = "conversation",
         window: int = 2,
         system: str | None = None,
+        enable_thinking: bool = False,
         placement: Literal["system", "user"] = "system",
         max_prompt_tokens: int = 2048,
         max_teacher_tokens: int = 4096,
     ) -> None:
         self.history, self.window = history, at_least("data.prompter.window", window, 0)
-        self.system, self.placement = system, placement
+        self.system, self.enable_thinking, self.placement = system, enable_thinking, placement
         self.max_prompt_tokens = at_least("data.prompter.max_prompt_tokens", max_prompt_tokens, 1)
         self.max_teacher_tokens = at_least("data.prompter.max_teacher_tokens", max_teacher_tokens, 1)
         self.tokenizer: Any = None
         self._tokens: ControlTokens
         self._between: tuple[str, str] = ("", "")
         self._ends: frozenset[int] = frozenset()  # special tokens with which the template ends a response
-        self._default_system: str | None = None  # rendered on first use
+        self._default_system: str | None = None  # rendered on first use, as is
+        self._end: int | None = None  # the token that ends a written response, and a prompt before one
+        self._before = ""
 
     def bind(self, tokenizer: Any) -> None:
         """Use this tokenizer's chat template.
@@ -65,7 +69,9 @@ class Prompter:
         Raises ``UserError`` for a template that cannot render the history, and for a slow tokenizer.
         """
         self.tokenizer, self._tokens = tokenizer, ControlTokens(tokenizer)
-        self._default_system = None
+        self._default_system = self._end = None
+        if self.enable_thinking:
+            self._refuse_unknown_thinking()
         if self.history == "conversation":
             self._between = self._reply_frame()
             self._ends = frozenset(self._tokens.encode(self._between[0])) & frozenset(tokenizer.all_special_ids)
@@ -113,14 +119,14 @@ class Prompter:
         return self._prompt(self._tokens.data(text), "", "max_prompt_tokens", episode)
 
     def _prompt(self, content: str, context: str, key: str, episode: Episode) -> list[int]:
-        text, limit = self._render(self._messages(content, context), generate=True), getattr(self, key)
+        text, limit = self._render(self._messages(content, context, self.system), generate=True), getattr(self, key)
         tokens = self._tokens.encode(text, limit)
         self._check(len(tokens), key, episode, "at least " if len(text) > CHARACTERS * limit else "")
         return tokens
 
-    def _messages(self, content: str, context: str = "") -> list[Message]:
+    def _messages(self, content: str, context: str, system: str | None) -> list[Message]:
         content, context = self._tokens.wording(content), self._tokens.data(context)
-        system = self._tokens.wording(self.system) if self.system else None
+        system = self._tokens.wording(system) if system else None
         if context and self.placement == "system":
             system = system or self._own_system()
             system = f"{system}\n\n{context}" if system else context
@@ -130,22 +136,54 @@ class Prompter:
 
     def _reply(self, environment: Environment, episode: Episode) -> list[int]:
         last = episode.turns[-1]
+        return self._after(last.response, environment.reply(self._tokens.observation(last.observation)))
+
+    def _after(self, response: Sequence[int], reply: str) -> list[int]:
         before, after = self._between
-        reply = self._tokens.wording(environment.reply(self._tokens.observation(last.observation)))
-        tokens = self._tokens.encode(before + reply + after, self.max_prompt_tokens)
+        tokens = self._tokens.encode(before + self._tokens.wording(reply) + after, self.max_prompt_tokens)
         # A response that ended by itself holds the template's end-of-turn token already. Some templates write
         # characters before that token.
-        ended = last.response[-1]
+        ended = response[-1]
         return tokens[tokens.index(ended) + 1 :] if ended in self._ends else tokens
+
+    # ------------------------------------------------------------------ demonstrations
+
+    def response(self, text: str) -> list[int]:
+        """The tokens of a written response, as a policy would sample them: the text's and the end token."""
+        if self._end is None:
+            self._end, self._before = self._end_token(), self._render([Message("user", "x")], generate=True)
+        text, before = self._tokens.wording(text), self._tokens.encode(self._before)
+        # Some tokenizers begin a text with a space that a response behind a prompt does not have.
+        behind = self._tokens.encode(self._before + text)
+        alone = behind[: len(before)] != before
+        return [*(self._tokens.encode(text) if alone else behind[len(before) :]), self._end]
+
+    def conversation(self, messages: Sequence[Message]) -> list[tuple[list[int], list[int]]]:
+        """Of each assistant message: the prompt tokens that are new before it, and its own tokens, as in a rollout.
+
+        Args:
+            messages: a system message or none (then ``system``), and user and assistant messages in turn.
+        """
+        own = messages[0].role == "system"
+        system, chat = (messages[0].content, messages[1:]) if own else (self.system, messages)
+        turns: list[tuple[list[int], list[int]]] = []
+        for asked, answer in zip(chat[::2], chat[1::2], strict=True):
+            if turns:
+                prompt = self._after(turns[-1][1], asked.content)
+            else:
+                prompt = self._tokens.encode(self._render(self._messages(asked.content, "", system), generate=True))
+            turns.append((prompt, self.response(answer.content)))
+        return turns
 
     # ------------------------------------------------------------------ the template
 
-    def _render(self, messages: Sequence[Message], *, generate: bool) -> str:
+    def _render(self, messages: Sequence[Message], *, generate: bool, thinking: bool | None = None) -> str:
+        thinking = self.enable_thinking if thinking is None else thinking
         chat = [{"role": message.role, "content": message.content} for message in messages]
         try:
             return str(
                 self.tokenizer.apply_chat_template(
-                    chat, tokenize=False, add_generation_prompt=generate, enable_thinking=False
+                    chat, tokenize=False, add_generation_prompt=generate, enable_thinking=thinking
                 )
             )
         except Exception as error:  # jinja raises what the template's author chose
@@ -177,6 +215,27 @@ class Prompter:
         if len(pieces) != 3:
             raise UserError("model.policy.model: this chat template rewrites earlier messages; use history: windowed")
         return pieces[1], pieces[2]
+
+    def _end_token(self) -> int:
+        """The token with which the template ends a response; the tokenizer's own where that is plain text.
+
+        Raises ``UserError`` where there is neither.
+        """
+        text = self._render([Message("user", "x"), Message("assistant", RESPONSE)], generate=False)
+        after = self._tokens.encode(text.rpartition(RESPONSE)[2])
+        special = frozenset(self.tokenizer.all_special_ids)
+        end = next((token for token in after if token in special), self.tokenizer.eos_token_id)
+        if end is None:
+            raise UserError("model.policy.model: the template ends a response with no token; use an instruct model")
+        return int(end)
+
+    def _refuse_unknown_thinking(self) -> None:
+        """Raises ``UserError`` for a template that renders the same with and without ``enable_thinking``."""
+        with_it, without = (self._render([Message("user", "x")], generate=True, thinking=on) for on in (True, False))
+        if with_it == without:
+            raise UserError(
+                "data.prompter.enable_thinking: true, but the model's chat template does not know it; set it to false"
+            )
 
     def _check(self, size: int, key: str, episode: Episode, least: str = "") -> None:
         limit = getattr(self, key)

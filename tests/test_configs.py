@@ -18,7 +18,8 @@ from sdar_pl.commands.compare_methods import PART_FOLDERS
 
 ALFWORLD = CONFIGS / "alfworld" / "sdar.yaml"
 FILES = sorted(CONFIGS.rglob("*.yaml"))
-RECIPES = [file for file in FILES if file.parent.name not in PARTS]
+WARMUPS = sorted((CONFIGS / "warmup").glob("*.yaml"))
+RECIPES = [file for file in FILES if file.parent.name not in PARTS and file not in WARMUPS]
 WITH_RECIPE = [
     (recipe, file.relative_to(CONFIGS).as_posix())
     for folder, recipes in PARTS.items()
@@ -46,6 +47,12 @@ def test_a_recipe_parses(file: Path) -> None:
     assert config["data"]["environment"]
 
 
+@pytest.mark.parametrize("file", WARMUPS, ids=below)
+def test_a_warm_up_parses(file: Path) -> None:
+    config = parsed(file, command="warmup")
+    assert config["data"]["demonstrations"]["class_path"].startswith("scripts.tiny_worlds.")
+
+
 @pytest.mark.parametrize(("recipe", "part"), WITH_RECIPE, ids=map("+".join, WITH_RECIPE))
 def test_a_part_parses_on_top_of_the_recipes_it_is_meant_for(recipe: str, part: str) -> None:
     assert_holds(parsed(recipe, part), yaml.safe_load((CONFIGS / part).read_text(encoding="utf-8")))
@@ -66,7 +73,9 @@ def test_a_file_states_its_command_and_has_one_style(file: Path) -> None:
     assert text.startswith("# ")
     assert max(map(len, text.splitlines()[1:])) <= 120  # a method's first line is its row of docs/methods.md
     if file.parent.name not in ("objectives", "contexts", "teachers"):  # theirs stands in docs/methods.md
-        assert re.search(rf"^#   python -m sdar_pl fit (.*\n?.*)--config {file.relative_to(ROOT)}", text, re.MULTILINE)
+        assert re.search(
+            rf"^#   python -m sdar_pl (?:fit|warmup) (.*\n?.*)--config {file.relative_to(ROOT)}", text, re.MULTILINE
+        )
     for name, value in leaves(yaml.safe_load(text)):
         named = name in ("class_path", "make")
         assert named or not str(value).startswith("sdar_pl."), f"{name}: write {{class_path: {value}}}"

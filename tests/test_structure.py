@@ -24,6 +24,7 @@ LAYERS = (
     {"rollout", "scoring"},
     {"datamodule"},
     {"module"},
+    {"warmup"},
     {"reports"},
     {"callbacks"},
     {"commands"},
@@ -32,7 +33,7 @@ LAYERS = (
 )
 #: The only files that import Lightning, beside the callbacks.
 LIGHTNING = {
-    *("module", "datamodule", "commands/lightning_cli", "commands/trainer_arguments", "commands/plan"),
+    *("module", "warmup/module", "datamodule", "commands/lightning_cli", "commands/trainer_arguments", "commands/plan"),
     "commands/play",
     "api",
     *(

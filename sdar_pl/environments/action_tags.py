@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import re
 
+from sdar_pl.errors import UserError
+
 _CHINESE = re.compile("[\u4e00-\u9fff]")
 
 
@@ -23,3 +25,18 @@ def parse_action(text: str, think: bool = True, tail: int = 30) -> tuple[str, bo
     if not think:
         return action, True
     return action, "<think>" in text and "</think>" in text and not _CHINESE.search(text)
+
+
+def tagged(action: str, think: bool) -> str:
+    """The response that holds an action. Raises ``UserError`` where it would have to ``think``."""
+    refuse_thoughts(think)
+    return f"<action>{action}</action>"
+
+
+def refuse_thoughts(think: bool) -> None:
+    """Raises ``UserError`` for responses of scripted players that would have to ``think``."""
+    if think:
+        raise UserError(
+            "data.environment.think: true, but scripted players give no reasons; set it to false, or "
+            "data.demonstrations to sdar_pl.warmup.ChatFile"
+        )

@@ -6,10 +6,13 @@ contract that every class must keep stands in contract/; ``python -m sdar_pl che
 
 from __future__ import annotations
 
+import random
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Protocol
 
+from sdar_pl.errors import UserError
 from sdar_pl.types import Observation, Task
 
 
@@ -34,6 +37,13 @@ class Session(ABC):
 
     def close(self) -> None:  # noqa: B027 - most sessions hold nothing
         """Give back what the session holds (a process, a socket). It may be called at any time, and twice."""
+
+
+class Player(Protocol):
+    """A scripted player of one task."""
+
+    def act(self, observation: Observation) -> str:
+        """The next action. ``observation`` answers the last one; the first is that of ``reset``."""
 
 
 class Environment(ABC):
@@ -123,6 +133,20 @@ class Environment(ABC):
     def knows_solutions(self) -> bool:
         """Whether ``expert_plan`` can know a solution of any task."""
         return type(self).expert_plan is not Environment.expert_plan
+
+    def players(self, task: Task, rng: random.Random) -> tuple[Player, Player]:
+        """An expert and a novice of the task, whose episodes a warm-up imitates (warmup/scripted_play.py).
+
+        Raises ``UserError`` where there are none.
+        """
+        raise UserError(
+            f"data.environment: {type(self).__name__} has no scripted players to imitate; set data.demonstrations to "
+            "sdar_pl.warmup.ChatFile"
+        )
+
+    def response(self, action: str) -> str:
+        """The response in which a player of ``players`` gives an action; ``parse`` reads the action out of it."""
+        return action
 
     @abstractmethod
     def parse(self, text: str) -> tuple[str, bool]:

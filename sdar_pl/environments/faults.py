@@ -16,7 +16,7 @@ from itertools import accumulate
 from typing import Any, Literal, cast
 
 from sdar_pl.checks import at_least, between
-from sdar_pl.environments.base import Environment, Session
+from sdar_pl.environments.base import Environment, Player, Session
 from sdar_pl.errors import UserError
 from sdar_pl.types import Observation, Task
 
@@ -110,6 +110,12 @@ class Faulty(Environment):
 
     def tasks(self, split: str) -> Sequence[Task]:
         return self.environment.tasks(split)
+
+    def players(self, task: Task, rng: random.Random) -> tuple[Player, Player]:
+        return self.environment.players(task, rng)
+
+    def response(self, action: str) -> str:
+        return self.environment.response(action)
 
     def expert_plan(self, task: Task) -> tuple[str, ...]:
         return self.environment.expert_plan(task)

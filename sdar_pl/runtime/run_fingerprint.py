@@ -67,6 +67,12 @@ def refuse_mismatch(checkpoint: dict[str, Any], ours: dict[str, Any], training: 
     if not training:
         return {}
     before, after = theirs["settings"], ours["settings"]
+    if before.get("command") != after.get("command"):
+        made = before.get("command", "fit")
+        raise UserError(
+            f"ckpt_path: it is a checkpoint of {made}, with which only {made} goes on; 'python -m sdar_pl export "
+            "--merge' writes a model to start from, as model.policy.model"
+        )
     keys = [key for key in {**after, **before} if before.get(key) != after.get(key)]
     for key in keys:
         if not is_adopted(key):

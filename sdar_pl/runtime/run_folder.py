@@ -115,12 +115,12 @@ def checkpoint_path(folder: Path, wanted: str) -> str:
     return os.environ[CHECKPOINT]
 
 
-def resume_command(folder: Path) -> str:
+def resume_command(folder: Path, name: str = "fit") -> str:
     """How to go on with a run that has ended early, as a sentence: with the command, once there is a checkpoint."""
     config, last = folder / "config.yaml", folder / "checkpoints" / "last.ckpt"
     if not (config.exists() and last.exists()):
         return "There is no checkpoint yet: start again with the same command"
-    return f"Go on with: {command('fit', '--config', config, '--ckpt_path', last)}"
+    return f"Go on with: {command(name, '--config', config, '--ckpt_path', last)}"
 
 
 def _names(path: Path) -> Iterator[Path]:

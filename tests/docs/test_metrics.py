@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from helpers import CONFIGS, ROOT
 from helpers.runs import fit_here, run_here
+from helpers.warmups import warmup_here
 
 PAGE = (ROOT / "docs" / "metrics.md").read_text()
 pytestmark = pytest.mark.slow  # a fit, a validation and a test of its policy
@@ -55,7 +56,8 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     for stage in ("validate", "test"):
         run_here(stage, "--config", str(full / "config.yaml"), "--ckpt_path", str(full / "checkpoints" / "last.ckpt"))
     rewards = ["--data.rewards", "RewardSum", "--data.rewards.parts", '["Outcome", "PathEfficiency"]']
-    return [full, fit_here(folder, "--data.max_refills", "1", *rewards)]
+    warmup = warmup_here(folder, "warmup", "--trainer.max_epochs", "1")
+    return [full, fit_here(folder, "--data.max_refills", "1", *rewards), warmup]
 
 
 def written(path: Path) -> list[dict[str, Any]]:

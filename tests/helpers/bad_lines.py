@@ -123,5 +123,5 @@ SCRIPTS: list[tuple[str, ...]] = [
     ("eval_tiny_policy.py --model ./nowhere", "./nowhere"),
     ("measure_gate_variance.py --ckpt_path nowhere.ckpt", "nowhere.ckpt"),
     ("methods_table.py --nonsense", "--nonsense"),
-    ("train_tiny_policy.py --steps many", "many"),
+    ("tiny_start.py household --hidden many", "many"),
 ]

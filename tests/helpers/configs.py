@@ -35,12 +35,12 @@ def in_configs(file: str | Path) -> Path:
     return CONFIGS / file
 
 
-def parsed(*files: str | Path, options: Sequence[str] = ()) -> dict[str, Any]:
-    """The merged configuration of ``fit``; no model and no environment is loaded."""
+def parsed(*files: str | Path, options: Sequence[str] = (), command: str = "fit") -> dict[str, Any]:
+    """The merged configuration of ``command``; no model and no environment is loaded."""
     output = io.StringIO()
     arguments = [f"--config={in_configs(file)}" for file in files]
     with contextlib.redirect_stdout(output), pytest.raises(SystemExit) as ended:
-        main(["fit", *arguments, *options, "--print_config"])
+        main([command, *arguments, *options, "--print_config"])
     assert ended.value.code == 0
     config = yaml.safe_load(output.getvalue())
     assert isinstance(config, dict)

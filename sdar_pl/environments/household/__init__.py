@@ -13,7 +13,7 @@ from typing import overload
 from zlib import crc32
 
 from sdar_pl.checks import at_least, between, one_of
-from sdar_pl.environments.household.expert import Expert
+from sdar_pl.environments.household.expert import Expert, Novice
 from sdar_pl.environments.household.game import Game, chosen_kinds
 from sdar_pl.environments.household.generator import SIZES, Size, generate
 from sdar_pl.environments.household.macros import MacroExpert, MacroSession, lies_open
@@ -124,6 +124,9 @@ class Household(HouseholdPrompts):
     def profits_from_tools(self, task: Task) -> bool:
         """Whether "fetch" saves steps: an object of the goal lies open when the game begins."""
         return self.macros and lies_open(self.game(task))
+
+    def players(self, task: Task, rng: random.Random) -> tuple[Expert, Novice]:
+        return Expert(task.text, rng), Novice(task.text, rng)
 
     def expert_plan(self, task: Task) -> tuple[str, ...]:
         """The expert's commands from the start to success: a reference solution."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sdar_pl.environments.action_tags import parse_action
+from sdar_pl.environments.action_tags import parse_action, tagged
 from sdar_pl.environments.base import Environment
 from sdar_pl.environments.household.game import KINDS
 from sdar_pl.types import Observation, Task
@@ -35,6 +35,9 @@ class HouseholdPrompts(Environment):
 
     def parse(self, text: str) -> tuple[str, bool]:
         return parse_action(text, self.think)
+
+    def response(self, action: str) -> str:
+        return tagged(action, self.think)
 
     def opening(self, task: Task, first: Observation) -> str:
         if not self.think and not self.show_admissible:

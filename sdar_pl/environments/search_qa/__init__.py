@@ -13,7 +13,7 @@ from pathlib import Path
 
 from sdar_pl.checks import at_least, one_of
 from sdar_pl.environments.search_qa.answers import exact_match, f1, normalize_answer, parse_action, substring_match
-from sdar_pl.environments.search_qa.expert import Expert
+from sdar_pl.environments.search_qa.expert import Expert, Novice
 from sdar_pl.environments.search_qa.fiction import encyclopaedia
 from sdar_pl.environments.search_qa.prompts import SearchPrompts
 from sdar_pl.environments.search_qa.questions import KINDS, Question, load
@@ -99,6 +99,9 @@ class SearchQA(SearchPrompts):
     def session(self, task: Task) -> SearchSession:
         answers = task.data["answers"]
         return SearchSession(task.text, answers, self.retriever, self.topk, self.max_turns, self.success_reward)
+
+    def players(self, task: Task, rng: random.Random) -> tuple[Expert, Novice]:
+        return Expert(task.text, rng), Novice(task.text, rng)
 
     def expert_plan(self, task: Task) -> tuple[str, ...]:
         """The expert's searches and its answer; empty where that is wrong, and for questions of your own."""

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from sdar_pl.environments.action_tags import refuse_thoughts
 from sdar_pl.environments.base import Environment
 from sdar_pl.environments.search_qa.answers import parse_action
 from sdar_pl.environments.search_qa.questions import KINDS
@@ -27,6 +28,10 @@ class SearchPrompts(Environment):
 
     def parse(self, text: str) -> tuple[str, bool]:
         return parse_action(text)
+
+    def response(self, action: str) -> str:
+        refuse_thoughts(self.think)
+        return action
 
     def opening(self, task: Task, first: Observation) -> str:
         if not self.think:

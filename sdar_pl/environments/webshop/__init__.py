@@ -7,12 +7,14 @@ synthetic catalogue plays (synthetic.py). docs/webshop.md has the files and all 
 from __future__ import annotations
 
 import os
+import random
 import warnings
 from pathlib import Path
 from threading import Lock
 from typing import Literal
 
 from sdar_pl.checks import at_least, one_of
+from sdar_pl.environments.webshop.expert import Expert, Novice
 from sdar_pl.environments.webshop.goals import KINDS, SHUFFLE, SMALL_SPLITS, SPLITS, Goals, Tasks, shuffled
 from sdar_pl.environments.webshop.ingest import embedded, opened
 from sdar_pl.environments.webshop.products import Tagger
@@ -117,6 +119,9 @@ class WebShop(WebShopPrompts):
 
     def session(self, task: Task) -> WebShopSession:
         return WebShopSession(self.store, self.goals.goal(task.data), self.hits, self.page_size, self._paid)
+
+    def players(self, task: Task, rng: random.Random) -> tuple[Expert, Novice]:
+        return Expert(task.text, rng), Novice(task.text, rng)
 
     def expert_plan(self, task: Task) -> tuple[str, ...]:
         """Search, open, choose and buy the goal's own product: a reference solution.

@@ -30,6 +30,9 @@ class WebShopPrompts(Environment):
     def parse(self, text: str) -> tuple[str, bool]:
         return parse_action(text, self.think)
 
+    def response(self, action: str) -> str:
+        return action_tags.tagged(action, self.think)
+
     def opening(self, task: Task, first: Observation) -> str:
         if not self.think and not self.show_admissible:
             return f"Answer with <action>search[words]</action> or <action>click[text]</action>.\n\n{first.text}"
