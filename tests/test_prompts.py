@@ -30,6 +30,10 @@ REFUSING = (
 SILENT = TEMPLATE.replace("{% for m in messages %}", "{% for m in messages if m['role'] != 'system' %}")
 #: like Llama 2's: a space before the end of a turn
 SPACED = TEMPLATE.replace("{{ m['content'] }}<|end|>", "{{ m['content'] }}{{ ' ' if m['role'] == 'assistant' }}<|end|>")
+#: like Qwen3's: an empty thought in the prompt where thinking is off
+THINKING = TEMPLATE.replace(
+    "<|assistant|>{% endif %}", "<|assistant|>{% if not enable_thinking %}<think>\n\n</think>\n\n{% endif %}{% endif %}"
+)
 #: forgets what was said before the last user message
 FORGETFUL = "{% for m in messages[-1:] %}<|{{ m['role'] }}|>{{ m['content'] }}<|end|>{% endfor %}<|assistant|>"
 
@@ -229,3 +233,27 @@ def test_templates_that_rewrite_the_past_need_windows() -> None:
 def test_a_negative_window() -> None:
     with pytest.raises(UserError, match=r"data\.prompter\.window"):
         Prompter(window=-1)
+
+
+# ---------------------------------------------------------------------- enable_thinking
+
+
+@pytest.mark.parametrize("history", ["conversation", "windowed"])
+def test_a_model_may_think_before_it_answers(history: Any) -> None:
+    """The teacher's prompt ends as the student's does, in every turn."""
+    assert THINKING != TEMPLATE
+    for thinking, ending in ((False, "<|assistant|><think>\n\n</think>\n\n"), (True, "<|assistant|>")):
+        prompter, episode = bound(THINKING, history=history, enable_thinking=thinking), an_episode()
+        play_on(prompter, episode, [f"<think>hm</think>{answer}" for answer in ANSWERS])
+        for turn in episode.turns:
+            assert text_of(prompter, turn.prompt).endswith(ending)
+        for row in rows_of(episode, 0, history):
+            assert [row.tokens[p] for p in row.positions] == [row.teacher_tokens[p] for p in row.teacher_positions]
+            for tokens in (row.tokens[: row.positions[0]], row.teacher_tokens[: row.teacher_positions[0]]):
+                assert text_of(prompter, tokens).endswith(ending)
+
+
+def test_thinking_is_refused_where_the_template_does_not_know_it() -> None:
+    with pytest.raises(UserError, match=r"^data\.prompter\.enable_thinking: true, but the model's chat template"):
+        bound(enable_thinking=True)
+    bound(enable_thinking=False)

@@ -56,3 +56,13 @@ def test_qwen3_windowed(qwen3: Any) -> None:
         assert teacher == f"<|im_start|>system\n{SKILL}<|im_end|>\n{student}"
         assert student.startswith("<|im_start|>user\n")
         assert student.endswith("<|im_start|>assistant\n<think>\n\n</think>\n\n")
+
+
+@pytest.mark.slow
+@pytest.mark.network
+def test_qwen3_thinks(qwen3: Any) -> None:
+    prompter, episode = bound(tokenizer=qwen3, enable_thinking=True), an_episode()
+    play_on(prompter, episode, [f"<think>\nhm\n</think>\n\n{answer}" for answer in ANSWERS])
+    for turn in episode.turns:
+        assert text_of(prompter, turn.prompt).endswith("<|im_start|>assistant\n")
+        assert turn.teacher_prompt is None or text_of(prompter, turn.teacher_prompt).endswith("<|im_start|>assistant\n")
