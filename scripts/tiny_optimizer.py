@@ -27,9 +27,7 @@ class MuonAdamW(Optimizer):
         beta2: of AdamW.
     """
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float = 4e-3, weight_decay: float = 0.05, beta2: float = 0.98
-    ) -> None:
+    def __init__(self, params: Iterable[Tensor], lr: float, weight_decay: float, beta2: float = 0.98) -> None:
         weights = list(params)
         matrices = [weight for weight in weights if is_matrix(weight)]
         rest = [weight for weight in weights if not is_matrix(weight)]

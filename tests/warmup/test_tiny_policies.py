@@ -92,13 +92,13 @@ def test_two_optimizers_are_one(tmp_path: Path) -> None:
         optimizer.step()
 
     ours, saved = weights(), weights()
-    optimizer = tiny_optimizer.MuonAdamW(ours)
+    optimizer = tiny_optimizer.MuonAdamW(ours, lr=4e-3, weight_decay=0.05)
     matrices, rest = (theirs := weights())[:1], theirs[1:]
     parts = [
         torch.optim.Muon(matrices, lr=4e-3, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(rest, lr=4e-3, betas=(0.9, 0.98), weight_decay=0.0),
     ]
-    resumed = tiny_optimizer.MuonAdamW(saved)
+    resumed = tiny_optimizer.MuonAdamW(saved, lr=4e-3, weight_decay=0.05)
     for number in range(4):
         if number == 2:
             torch.save(optimizer.state_dict(), tmp_path / "state.pt")
