@@ -19,6 +19,7 @@ from sdar_pl.reports.model_card import model_card
 from sdar_pl.reports.run_files import read_run
 from sdar_pl.runtime.checkpoint_files import RUN_FINGERPRINT, checkpoint_problem, read_checkpoint, write_adapter
 from sdar_pl.runtime.files import replacing
+from sdar_pl.runtime.long_work import hide_bars_of_loading
 from sdar_pl.runtime.messages import PlainParser
 
 
@@ -58,6 +59,7 @@ def write_model(checkpoint: Path, folder: Path) -> None:
 
     from sdar_pl.policy import LoRA, Policy
 
+    hide_bars_of_loading()
     content = read_checkpoint(checkpoint)
     source, lora = content[RUN_FINGERPRINT]["model"], content[RUN_FINGERPRINT]["lora"]
     if source["random_weights"]:

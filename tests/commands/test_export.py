@@ -51,7 +51,10 @@ def test_adapters_load_in_plain_peft_and_merge(run: Path, tmp_path: Path, capsys
         assert not torch.allclose(logits(base), expected, atol=1e-5)
         assert torch.equal(logits(PeftModel.from_pretrained(base, str(folder))), expected)
 
-    assert main(["export", "--ckpt_path", str(best), "--out", str(tmp_path / "model"), "--merge"]) == 0
+    command = [sys.executable, "-m", "sdar_pl", "export", "--ckpt_path", str(best), "--out", "model", "--merge"]
+    environment = {k: v for k, v in ENVIRONMENT.items() if k != "HF_HUB_DISABLE_PROGRESS_BARS"}
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "wrote model\n", ""), "no bars of transformers"
     merged = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
     assert torch.allclose(logits(merged), expected, atol=1e-4)
     assert PreTrainedTokenizerFast.from_pretrained(tmp_path / "model").chat_template
