@@ -203,7 +203,7 @@ def markdown(report: dict[str, Any]) -> str:
         f"Household episodes in groups of {SIZE}, {TURNS} turns, responses of {LENGTH} tokens; a conversation has at "
         f"most {first['longest']} tokens. Float32, LoRA of rank 16, one thread a process, vLLM {first['vllm']}. "
         f"Medians, lowest and highest of {len(first['tokens_per_s']['VLLMEngine'])} runs in turn. Processor time "
-        "counts the trainer and the server's processes.",
+        "counts the trainer and the server's processes. A load average above 2 is that of other jobs beside these.",
         "",
         "| parameters | episodes | engine | generated tokens/s | tokens a second of processor time | load average |",
         "|--:|--:|---|--:|--:|--:|",
@@ -229,7 +229,7 @@ def markdown(report: dict[str, Any]) -> str:
             f"| {one['parameters']:,} | {one['sync_s']:.2f} | {one['canary_s']:.2f} | {one['request_ms']:.1f} | "
             f"{one['client_cpu_ms']:.1f} |"
         )
-    lines += ["", f"Command: `python scripts/bench_engines.py`. {in_words(report['machine'])}."]
+    lines += ["", f"Command: `python scripts/bench_engines.py --vllm /env/bin/python`. {in_words(report['machine'])}."]
     return "\n".join(lines) + "\n"
 
 
