@@ -19,6 +19,7 @@ from helpers.servers import Peer, served_by
 from helpers.small_vllm import SmallVLLM
 
 from sdar_pl.engines import Sampling, VLLMEngine
+from sdar_pl.engines.vllm.sync import digest_of
 from sdar_pl.errors import UserError
 from sdar_pl.policy import Policy
 
@@ -128,6 +129,7 @@ FAULTS: dict[str, tuple[Callable[[SmallVLLM], object], str]] = {
     "raw log-probs": (lambda s: setattr(s, "raw", True), "--logprobs-mode processed_logprobs"),
     "no run-time updates": (lambda s: setattr(s, "runtime_updates", False), "VLLM_ALLOW_RUNTIME_LORA_UPDATING=True"),
     "rank": (lambda s: setattr(s, "max_rank", 2), "--max-lora-rank of at least model.policy.lora.r"),
+    "likeliest": (lambda s: setattr(s, "max_logprobs", -1), "--max-logprobs of at least model.correction.top_k"),
     "context": (lambda s: setattr(s, "max_model_len", 500), "reads 500 tokens.* --max-model-len 1000"),
     "template": (lambda s: setattr(s, "template", "{{ messages }}"), "chat template is another"),
     "version": (lambda s: setattr(s, "version", "0.33.0"), "different versions of vLLM"),
@@ -146,6 +148,14 @@ def test_a_server_that_is_not_the_policys_is_refused_and_keeps_nothing(policy: P
         assert "\n" not in str(error.value)
     assert not good.adapters
     assert not bad.adapters
+
+
+def test_writing_the_adapters_leaves_their_memory_to_fsdp(policy: Policy) -> None:
+    """FSDP2 frees whole parameters after a sync; an array of NumPy would hold on to them."""
+    digest_of(policy)
+    adapters = [parameter for name, parameter in policy.named_parameters() if "lora_" in name]
+    assert adapters
+    assert all(parameter.untyped_storage().resizable() for parameter in adapters)
 
 
 def test_another_tokenizer_is_refused(policy: Policy) -> None:

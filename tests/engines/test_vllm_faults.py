@@ -59,6 +59,16 @@ def test_sdar_on_two_ranks_and_two_servers(pair: tuple[RealServer, RealServer], 
     assert not any(server.adapters() for server in pair)
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp2"])
+def test_two_ranks_share_one_server(pair: tuple[RealServer, RealServer], tmp_path: Path, strategy: str) -> None:
+    """With the likeliest tokens beside the sampled ones."""
+    more = ["--trainer.strategy", strategy, "--trainer.devices", "2", "--model.correction", "ScoreCentering"]
+    run = fit(tmp_path, "run", *more, *at_servers(pair[0].url))
+    assert Counter((episode["iteration"], episode["failed"]) for episode in played(run)) == {(1, ""): 8, (2, ""): 8}
+    assert all(row.get("engine/logprob_mismatch", 0) < 1e-4 for row in metrics(run))
+    assert not pair[0].adapters()
+
+
 def test_a_server_that_starts_again_without_its_adapters_is_readmitted(pair: tuple[RealServer, RealServer]) -> None:
     policy = policy_of(ASSETS / "tiny-household")
     engine = VLLMEngine([server.url for server in pair], patience=60)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from sdar_pl.engines.vllm.canary import Canary, CanaryError, adapters_are_off
@@ -135,15 +136,20 @@ def refusal(client: Client, error: Exception) -> UserError:
             advice = "; start it with --max-lora-rank of at least model.policy.lora.r"
         elif "context length" in low or "max_model_len" in low:
             advice = "; start it with a larger --max-model-len"
+        elif "logprobs" in low:
+            advice = "; start it with --max-logprobs of at least model.correction.top_k"
         elif "lora" in low:
             advice = "; start it with --enable-lora, and let it read the folder of data.engine.adapters"
     return UserError(f"data.engine.servers: {client.url}: {text}{advice}")
 
 
 def adapter_weights(policy: Policy) -> dict[str, Tensor]:
-    """The adapters in float32 on the CPU, by peft's own names."""
+    """Copies of the adapters, float32 on the CPU, by peft's own names.
+
+    Without a copy, ``numpy`` would hold on to FSDP2's whole parameters on a CPU, which then cannot be freed.
+    """
     return {
-        name.removeprefix("net."): parameter.detach().float().cpu()
+        name.removeprefix("net."): parameter.detach().to("cpu", torch.float32, copy=True)
         for name, parameter in policy.named_parameters()
         if "lora_" in name
     }
