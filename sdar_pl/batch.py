@@ -33,6 +33,7 @@ PER_TOKEN: Mapping[str, torch.dtype] = {
     "reference_logprobs": torch.float32,
     "top_tokens": torch.long,
     "teacher_top": torch.float32,
+    "likely": torch.float32,  # numbers of tokens below 2²⁴ are exact
 }
 
 
@@ -55,6 +56,7 @@ class Row:
         reference_logprobs: log-probs under the reference view.
         top_tokens: [R, k] long, the teacher's likeliest tokens, where the objective asks for them.
         teacher_top: [R, k + 1], the teacher's log-probs of these and, last, of all other tokens together.
+        likely: [R, k, 2], number and log-prob of the engine's likeliest tokens, where the correction reads them.
 
     Example:
         Two turns of a conversation (prompts P and O, responses R), the teacher reading a skill S0 in front::
@@ -79,6 +81,7 @@ class Row:
     reference_logprobs: list[float] | None = None
     top_tokens: Tensor | None = None
     teacher_top: Tensor | None = None
+    likely: Tensor | None = None
 
     def __post_init__(self) -> None:
         self.advantages = self.advantages or [0.0] * len(self.positions)
@@ -108,7 +111,7 @@ class Batch:
         total_tokens: denominator of means over tokens (None: this batch is the whole step).
         total_rows: denominator of means over rows (likewise).
 
-    The other fields are those of Row, padded with 0: [B, R], and [B, R, k] or [B, R, k + 1] for the teacher's top.
+    The other fields are those of Row, padded with 0: [B, R], and [B, R, …] for the teacher's top and the likeliest.
 
     Example:
         The row of Row's example beside a shorter one (pad token _)::
@@ -132,14 +135,14 @@ class Batch:
     reference_logprobs: Tensor | None = None
     top_tokens: Tensor | None = None
     teacher_top: Tensor | None = None
+    likely: Tensor | None = None
     teacher_batch: Batch | None = None
     total_tokens: float | None = None
     total_rows: float | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
-        values = {f.name: getattr(self, f.name) for f in fields(self)}
-        moved: dict[str, Any] = {name: v.to(device) for name, v in values.items() if isinstance(v, Tensor | Batch)}
+        moved: dict[str, Any] = {name: v.to(device) for name, v in vars(self).items() if isinstance(v, Tensor | Batch)}
         return replace(self, **moved)
 
     def loss_inputs(
@@ -156,12 +159,7 @@ class Batch:
         for name in ("total_tokens", "total_rows"):
             shared[name] = 1.0 if shared[name] == 0 else shared[name]  # a step without any row: its loss is 0 / 1
         return LossInputs(
-            student_logprobs,
-            **shared,
-            entropy=entropy,
-            student_top=student_top,
-            iteration=iteration,
-            shaped=shaped,
+            student_logprobs, **shared, entropy=entropy, student_top=student_top, iteration=iteration, shaped=shaped
         )
 
 
@@ -184,7 +182,7 @@ def rows_of(episode: Episode, index: int, history: str) -> list[Row]:
 
 
 def _row(episode: Episode, index: int, numbers: list[int]) -> Row:
-    row = Row(index, episode.group, [], [], [], [])
+    row, likely = Row(index, episode.group, [], [], [], []), list[Tensor]()
     # Where the teacher's first prompt is the student's, so is the whole row.
     has_context = episode.turns[numbers[0]].teacher_prompt is not None
     for number in numbers:
@@ -199,6 +197,9 @@ def _row(episode: Episode, index: int, numbers: list[int]) -> Row:
             tokens.extend(turn.response)
         row.turns.extend([number] * len(turn.response))
         row.engine_logprobs.extend(turn.logprobs)
+        if turn.likely is not None:
+            likely.append(torch.from_numpy(turn.likely))
+    row.likely = torch.cat(likely) if likely else None
     row.advantages = [0.0] * len(row.positions)
     return row
 
@@ -235,9 +236,8 @@ def uncollate(batch: Batch) -> list[Row]:
             continue
         values: dict[str, Any] = {}
         for name in PER_TOKEN:
-            column = getattr(batch, name)
-            if column is not None:
-                values[name] = column[i][real] if column.dim() == 3 else column[i][real].tolist()
+            if (column := getattr(batch, name)) is not None:
+                values[name] = column[i][real] if column.dim() > 2 else column[i][real].tolist()
         if (teacher := batch.teacher_batch) is not None:
             values["teacher_tokens"] = teacher.tokens[i][teacher.attention[i].bool()].tolist()
             values["teacher_positions"] = teacher.positions[i][real].tolist()

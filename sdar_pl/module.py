@@ -21,7 +21,7 @@ from sdar_pl.checks import at_least, positive
 from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.modeling.logprobs import LogProbs
 from sdar_pl.objectives import Correction, Objective
-from sdar_pl.objectives.corrections import TruncatedImportance, chosen, records, with_sample_size
+from sdar_pl.objectives.corrections import TruncatedImportance, chosen, corrected, records, with_sample_size
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.checkpoint_files import RUN_FINGERPRINT
 from sdar_pl.runtime.finite_steps import FiniteSteps
@@ -32,7 +32,7 @@ from sdar_pl.runtime.precision import take_true_precision
 from sdar_pl.runtime.run_fingerprint import fingerprint_of, refuse_mismatch
 from sdar_pl.runtime.words import metric_name
 from sdar_pl.sampling.anomalies import Anomalies
-from sdar_pl.sampling.compatibility import refuse_different_halves, refuse_unserved_objective
+from sdar_pl.sampling.compatibility import ask_for_likeliest, refuse_different_halves, refuse_unserved_objective
 from sdar_pl.sampling.figures import figures
 from sdar_pl.sampling.predictions import Predictions
 from sdar_pl.sampling.run_settings import run_settings
@@ -96,6 +96,7 @@ class SDARModule(L.LightningModule):
             self.policy.load_in(dtype)
         if stage == "fit":
             self.correction = self.correction or (TruncatedImportance() if self.data.engine.off_policy else None)
+            ask_for_likeliest(self.correction, self.data.engine, self.objective)
             self.settings = run_settings(self)
 
     def configure_model(self) -> None:
@@ -166,7 +167,7 @@ class SDARModule(L.LightningModule):
             shaped=self.objective.shapes_iteration,
         )
         mismatch = (inputs.behaviour - batch.engine_logprobs) * batch.mask
-        inputs = replace(inputs, correction=self.correction(mismatch, batch.mask) if self.correction else None)
+        inputs = corrected(inputs, self.correction, mismatch, batch.likely)
         outputs = self.objective(inputs)
         micro_batches = self.trainer.accumulate_grad_batches
         for name, value in outputs.terms.items():
@@ -189,9 +190,8 @@ class SDARModule(L.LightningModule):
 
     def _read_as_student(self, batch: Batch) -> LogProbs:
         with self.trainer.precision_plugin.forward_context():  # once more in backward, for a micro-batch in halves
-            return self.policy.logprobs(
-                batch, temperature=self.data.sampling.temperature, entropy=True, top=batch.top_tokens
-            )
+            top = batch.top_tokens if batch.likely is None else batch.likely[..., 0].long()
+            return self.policy.logprobs(batch, temperature=self.data.sampling.temperature, entropy=True, top=top)
 
     def backward(self, loss: Tensor, *args: Any, **kwargs: Any) -> None:
         """In halves where the micro-batch does not fit into memory."""

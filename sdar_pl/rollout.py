@@ -236,6 +236,7 @@ class _Players:
             Observation(""),  # until the session has answered
             now.teacher_prompt,
             penalty=0.0 if valid else self.rules.invalid_penalty,
+            likely=completion.likely,
         )
 
     def _is_over(self, slot: EpisodeSlot) -> bool:

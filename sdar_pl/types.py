@@ -7,7 +7,11 @@ Standard library only, so that environments and skills import no torch. Left out
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 Role = Literal["system", "user", "assistant"]
 
@@ -98,6 +102,8 @@ class Turn:
         teacher_prompt: the teacher's new prompt tokens. None: the same as ``prompt``, because there is no privileged
             context, or because the conversation's first turn holds it already.
         stage: number of the turn's stage, where ``data.rewards`` divides episodes into stages.
+        likely: [R, k, 2] float32, number and log-prob of the engine's k likeliest tokens at each response token. None:
+            nothing reads them (``Engine.likely``).
 
     Example:
         A conversation whose teacher reads a skill, S0 being its tokens and E the end token::
@@ -116,6 +122,7 @@ class Turn:
     teacher_prompt: list[int] | None = None
     penalty: float = 0.0
     stage: int = 0
+    likely: NDArray[np.float32] | None = field(default=None, compare=False)
 
     @property
     def reward(self) -> float:

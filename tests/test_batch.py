@@ -6,6 +6,7 @@ import random
 from itertools import pairwise
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.builders import an_episode
@@ -113,6 +114,26 @@ def test_the_teachers_likeliest_tokens_are_padded() -> None:
     assert alone.top_tokens.shape == (1, 0, 3)
     rows[1].teacher_top = None
     assert collate(rows).teacher_top is None
+
+
+def test_the_engines_likeliest_tokens_are_those_of_the_rows_turns() -> None:
+    """Whole numbers come through float32; a rank without rows has them in its blank batch."""
+    episode = an_episode()
+    for number, turn in enumerate(episode.turns):
+        shape = (len(turn.response), 3, 2)
+        turn.likely = np.full(shape, 150_001 + number, np.float32)
+    conversation, windowed = rows_of(episode, 0, "conversation"), rows_of(episode, 0, "windowed")
+    batch = collate([*conversation, *windowed])
+    assert batch.likely is not None
+    assert batch.likely.shape == (*batch.mask.shape, 3, 2)
+    wanted = (150_001 + batch.turns) * batch.mask
+    assert torch.equal(batch.likely, wanted[..., None, None].expand_as(batch.likely))
+    again = collate(uncollate(batch))
+    assert again.likely is not None
+    assert torch.equal(again.likely, batch.likely)
+    blank = collate([blank_row(conversation[0])])
+    assert blank.likely is not None
+    assert blank.likely.shape == (1, 0, 3, 2)
 
 
 def test_a_batch_moves_whole() -> None:

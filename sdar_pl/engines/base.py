@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
+from numpy.typing import NDArray
 
 from sdar_pl.checks import at_least, between
 from sdar_pl.errors import UserError
@@ -79,10 +80,12 @@ class Completion:
     Args:
         tokens: the sampled tokens; the last is the end token where the response ended by itself.
         logprobs: one a token, in nats, under softmax(logits / temperature), before top-p and top-k.
+        likely: the ``Engine.likely`` likeliest tokens at each position with their log-probs (``Turn.likely``).
     """
 
     tokens: list[int]
     logprobs: list[float]
+    likely: NDArray[np.float32] | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True)
@@ -112,6 +115,8 @@ class Engine(ABC):
     auto: bool = False
     #: whether the log-probs are those of other weights or kernels than the trainer's
     off_policy: bool = False
+    #: number of likeliest tokens that come with each sampled one; set for a correction that reads them
+    likely: int = 0
 
     @abstractmethod
     def sync(self, policy: Policy) -> None:

@@ -1,7 +1,14 @@
 """Objectives, advantages and their parts. YAML names every class here as ``sdar_pl.objectives.<Name>``."""
 
 from sdar_pl.objectives.advantages import Advantage, BatchAdvantage, GroupAdvantage
-from sdar_pl.objectives.corrections import Correction, GeometricMask, IcePop, NoCorrection, TruncatedImportance
+from sdar_pl.objectives.corrections import (
+    Correction,
+    GeometricMask,
+    IcePop,
+    NoCorrection,
+    ScoreCentering,
+    TruncatedImportance,
+)
 from sdar_pl.objectives.distillation import Distillation
 from sdar_pl.objectives.divergences import TopKDivergence
 from sdar_pl.objectives.estimators import K3, Estimator, Likelihood, Signed
@@ -57,6 +64,7 @@ __all__ = [
     "PolicyLoss",
     "RLSDShaper",
     "Schedule",
+    "ScoreCentering",
     "Signed",
     "SoftOrGate",
     "StageAdvantage",

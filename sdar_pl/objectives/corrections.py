@@ -3,26 +3,39 @@
 π_old is the trainer's probability of a sampled token under the weights that rolled out, q the engine's. A mean over
 tokens of q of w·f is a mean over tokens of π_old of f, for any f: the policy loss and the distillation, whose terms
 stand on the student's own tokens, take the same weights. The alternatives trade bias for variance. w is detached.
-Left out: score centering (2609.20807), which needs the engine's likeliest tokens.
 """
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from dataclasses import replace
 
 import torch
 from torch import Tensor
 
-from sdar_pl.checks import positive
+from sdar_pl.checks import at_least, positive
 from sdar_pl.errors import UserError
+from sdar_pl.objectives.inputs import LossInputs
 
 
 class Correction(ABC):
     """Base of the corrections. Raises UserError for numbers out of range."""
 
+    #: number of the engine's likeliest tokens that it reads at each position
+    likely: int = 0
+
     @abstractmethod
     def __call__(self, log_ratio: Tensor, mask: Tensor) -> Tensor:
         """Token weights [B, R] from log w = log π_old − log q [B, R] and the mask [B, R] of 0 and 1."""
+
+    def centre(self, student_top: Tensor, likely: Tensor) -> Tensor | None:
+        """c, where a token's policy loss gains A·c: [B, R] with gradient, or None.
+
+        Args:
+            student_top: [B, R, k + 1], the student's log-probs of the k likeliest tokens, and of all others together.
+            likely: [B, R, k, 2], these tokens' numbers and the engine's log-probs.
+        """
+        return None
 
     def clipped(self, log_ratio: Tensor, weights: Tensor) -> Tensor:
         """Tokens [B, R] whose weight is not w: 0 or 1."""
@@ -90,6 +103,53 @@ class GeometricMask(Correction):
     def clipped(self, log_ratio: Tensor, weights: Tensor) -> Tensor:
         """Tokens of the rows that weigh nothing."""
         return 1 - weights
+
+
+class ScoreCentering(TruncatedImportance):
+    """Truncated importance sampling, less its expected score (2609.20807).
+
+    Truncated weights leave E_q[min(w, C) ∇log p] ≠ 0: every update moves the policy in this direction whatever the
+    rewards, and every sync feeds it back. The loss of a token becomes −A (min(w, C) log p_y − c) with
+
+        c = Σ_v sg(min(p_v, C q_v) − min(1, C ρ) p_v) log p_v,   ρ = (1 − Σ_v q_v) / (1 − Σ_v p_v),
+
+    v over the engine's ``top_k`` likeliest tokens. The others are taken for ρ p_v each, and Σ p ∇log p = 0 moves their
+    score to the likeliest. p = π_old at an iteration's first optimizer step; later steps take their own p. Only the
+    policy loss is centred: its advantage is constant over the tokens that could have been sampled, a gate is not.
+
+    Args:
+        cap: C, > 0.
+        top_k: the tokens v, ≥ 1; a server gives 20 unless it is started with a larger --max-logprobs.
+    """
+
+    def __init__(self, cap: float = 2.0, top_k: int = 20) -> None:
+        super().__init__(cap)
+        self.top_k = self.likely = at_least("model.correction.top_k", top_k, 1)
+
+    def centre(self, student_top: Tensor, likely: Tensor) -> Tensor:
+        named, others = student_top[..., :-1], student_top[..., -1:].detach().exp()
+        p, q = named.detach().exp(), likely[..., 1].to(named.dtype).exp()
+        rest = (1 - q.sum(-1, keepdim=True)).clamp(min=0) / others.clamp(min=torch.finfo(named.dtype).tiny)
+        return ((torch.minimum(p, self.cap * q) - (self.cap * rest).clamp(max=1) * p) * named).sum(-1)
+
+
+def corrected(
+    inputs: LossInputs, correction: Correction | None, log_ratio: Tensor, likely: Tensor | None
+) -> LossInputs:
+    """The inputs with the correction's weights, and its centre where it reads the likeliest tokens.
+
+    Args:
+        inputs: with ``student_top`` as ``Correction.centre`` reads it, where ``likely`` is given.
+        correction: None: the inputs stay as they are.
+        log_ratio: log w, [B, R].
+        likely: [B, R, k, 2], as ``Correction.centre`` reads it.
+    """
+    if correction is None:
+        return inputs
+    centre = None
+    if likely is not None and inputs.student_top is not None:
+        centre = correction.centre(inputs.student_top, likely)
+    return replace(inputs, correction=correction(log_ratio, inputs.mask), centre=centre)
 
 
 def chosen(correction: Correction | None, importance_cap: float | None) -> Correction | None:

@@ -14,8 +14,8 @@ class LossInputs:
     """One micro-batch as an objective sees it.
 
     Log-probs are of the tokens that the student sampled. The two fields ``…_top`` hold log-probs of other tokens: the
-    teacher's k likeliest ones and, last, all remaining tokens together. Only ``student_logprobs``, ``student_top`` and
-    ``entropy`` carry a gradient.
+    teacher's k likeliest ones and, last, all remaining tokens together. Only ``student_logprobs``, ``student_top``,
+    ``entropy`` and ``centre`` carry a gradient.
 
     Example (B = 1 row of 2 response tokens, on-policy, R padded to 3)::
 
@@ -43,6 +43,7 @@ class LossInputs:
     groups: Tensor | None = None  # [B] long, the row's group; for shapers that compare rows
     success: Tensor | None = None  # [B] bool, whether the row's episode fulfilled its task; likewise
     correction: Tensor | None = None  # [B, R], weights of tokens that an engine sampled (corrections.py)
+    centre: Tensor | None = None  # [B, R] with gradient: A × centre joins the policy loss (ScoreCentering)
     shaped: bool = False  # whether ``advantages`` already come from Objective.shape
 
     @property

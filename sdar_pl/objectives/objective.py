@@ -147,10 +147,12 @@ class Objective:
             tokens["weight"] = weight = fill_masked(advantages - inputs.advantages, mask)
             inputs = replace(inputs, advantages=advantages)
 
+        uncorrected = inputs.advantages
         if inputs.correction is not None:  # after the shaper, which may add to the advantages
             inputs = replace(inputs, advantages=inputs.advantages * inputs.correction)
         if self.policy_loss is not None:
             values, tokens["clipped"] = self.policy_loss(inputs)
+            values = values if inputs.centre is None else values + uncorrected * inputs.centre
             terms["loss/policy"] = mean(values)
             parts.append(terms["loss/policy"])
         reference = entropy = None

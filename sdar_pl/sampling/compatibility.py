@@ -7,6 +7,7 @@ from typing import Any
 from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import Objective
+from sdar_pl.objectives.corrections import Correction
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.ranks import world
 from sdar_pl.skills.providers import ContextProvider, NoContext
@@ -97,6 +98,24 @@ def refuse_biased_sampling(sampling: Sampling) -> None:
                 f"data.sampling.{name}: {value:g} cuts off a part of the policy, and the gradient would lower the "
                 f"entropy; set it to {whole} (data.evaluation.{name} may have any value)"
             )
+
+
+def ask_for_likeliest(correction: Correction | None, engine: Engine, objective: Objective) -> None:
+    """Let the engine give the likeliest tokens that the correction reads. Raises ``UserError`` where it cannot."""
+    engine.likely = correction.likely if correction else 0
+    if not engine.likely:
+        return
+    name = type(correction).__name__
+    if not engine.off_policy:
+        raise UserError(
+            f"model.correction: {name} needs the likeliest tokens of an engine with weights of its own; set it to null "
+            "for an engine in process"
+        )
+    if objective.teacher_top_k:
+        raise UserError(
+            f"model.correction: {name} and the objective's top-k divergence read the student at different tokens; set "
+            "it to sdar_pl.objectives.TruncatedImportance"
+        )
 
 
 def refuse_different_halves(module: Any, data: Any) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
 from typing import Any
 
+import numpy as np
 import torch
 
 from sdar_pl.batch import Batch, Row, uncollate
@@ -71,7 +72,8 @@ class Iteration:
         """Tensors, numbers and bytes, from which ``from_plain`` restores the iteration."""
         values = {f.name: getattr(self, f.name) for f in fields(self)}
         for name in EPISODES:
-            text = json.dumps([asdict(episode) for episode in values[name]], default=lambda _: None).encode()
+            records = [asdict(episode) for episode in values[name]]
+            text = json.dumps(records, default=lambda value: _list_of(value, keep=not self.batches)).encode()
             values[name] = torch.frombuffer(bytearray(text), dtype=torch.uint8)
         values["batches"] = [_batch_to_plain(batch) for batch in self.batches]
         return values
@@ -153,6 +155,11 @@ def redistribute(parts: Sequence[Iteration], rank: int, world: int) -> tuple[Ite
     return iteration, rows
 
 
+def _list_of(value: Any, keep: bool) -> Any:
+    """An array (``Turn.likely``) as a list, unless the batches hold it already; None for anything else."""
+    return value.tolist() if keep and isinstance(value, np.ndarray) else None
+
+
 def _batch_to_plain(batch: Batch) -> dict[str, Any]:
     teacher = None if batch.teacher_batch is None else _batch_to_plain(batch.teacher_batch)
     return {**vars(batch), "teacher_batch": teacher}
@@ -164,9 +171,14 @@ def _batch_from_plain(values: dict[str, Any]) -> Batch:
 
 
 def _episode(record: dict[str, Any]) -> Episode:
-    turns = [Turn(**{**turn, "observation": _observation(turn["observation"])}) for turn in record["turns"]]
+    turns = [_turn(turn) for turn in record["turns"]]
     first = _observation(record["first"])
     return Episode(**{**record, "task": Task(**record["task"]), "first": first, "turns": turns})
+
+
+def _turn(record: dict[str, Any]) -> Turn:
+    likely = None if record["likely"] is None else np.array(record["likely"], np.float32)
+    return Turn(**{**record, "observation": _observation(record["observation"]), "likely": likely})
 
 
 def _observation(record: dict[str, Any]) -> Observation:

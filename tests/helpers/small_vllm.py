@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from helpers.engine_contract import row_of
 from sdar_pl.batch import collate
 from sdar_pl.engines import Request, Sampling, TransformersEngine
+from sdar_pl.engines.base import Completion
 from sdar_pl.policy import Policy
 
 
@@ -40,7 +41,7 @@ class SmallVLLM:
         self.adapters: dict[str, dict[str, torch.Tensor]] = {}
         self.fault: Callable[[str], str] = lambda path: ""
         self.base, self.max_model_len, self.version = "base", 2048, "0.32.0"
-        self.max_rank, self.runtime_updates = 16, True
+        self.max_rank, self.max_logprobs, self.runtime_updates = 16, 20, True
         self.template = policy.tokenizer.chat_template
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.ignore_loads = False  # goes on with the adapters that it has: a stale cache
@@ -124,6 +125,9 @@ class SmallVLLM:
             return self.load(name, Path(body["lora_path"]))
         if path == "/v1/unload_lora_adapter":
             return (200, "Success") if self.adapters.pop(name, None) else (404, {"error": {"message": "no adapter"}})
+        if body.get("logprobs", 0) > self.max_logprobs:
+            found = f"Requested sample logprobs of {body['logprobs']}, which is greater than max allowed"
+            return 400, {"error": {"message": f"{found}: {self.max_logprobs}"}}
         if body["model"] not in (*self.adapters, self.base):
             return 404, {"error": {"message": f"The model `{body['model']}` does not exist."}}
         return 200, self.complete(body)
@@ -150,8 +154,24 @@ class SmallVLLM:
             stream = np.random.default_rng([body["seed"], *body["prompt"]])
             tokens = [int(token) for token in stream.integers(5, 250, body["max_tokens"])]
             logprobs = [-float(value) for value in stream.random(len(tokens))]
-        choice = {"token_ids": tokens, "logprobs": {"token_logprobs": logprobs}, "finish_reason": "length"}
+        found: dict[str, Any] = {"token_logprobs": logprobs}
+        if body["logprobs"]:
+            with self.lock:
+                found["top_logprobs"] = self.likeliest(body, tokens)
+        choice = {"token_ids": tokens, "logprobs": found, "finish_reason": "length"}
         return {"choices": [choice], "usage": {}}
+
+    def likeliest(self, body: dict[str, Any], tokens: list[int]) -> list[dict[str, float]]:
+        """vLLM's form, the sampled token among them. The weights are those of the last ``sample``."""
+        row = row_of(body["prompt"], Completion(tokens, [0.0] * len(tokens)))
+        seen = self.policy.logprobs(collate([row]), temperature=body["temperature"], top=body["logprobs"])
+        assert seen.top is not None
+        assert seen.top_tokens is not None
+        columns = zip(seen.top_tokens[0].tolist(), seen.top[0].tolist(), tokens, seen.values[0].tolist(), strict=True)
+        return [
+            {f"token_id:{token}": value for token, value in [(sampled, own), *zip(names, values, strict=False)]}
+            for names, values, sampled, own in columns
+        ]
 
     def sample(self, body: dict[str, Any]) -> tuple[list[int], list[float]]:
         if body["model"] in self.adapters:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
 import pytest
@@ -17,12 +18,14 @@ from sdar_pl.objectives import (
     GeometricMask,
     IcePop,
     Likelihood,
+    LossInputs,
     NoCorrection,
     Objective,
+    ScoreCentering,
     TopKDivergence,
     TruncatedImportance,
 )
-from sdar_pl.objectives.corrections import MEAN, MEAN_SQUARE, chosen, records, with_sample_size
+from sdar_pl.objectives.corrections import MEAN, MEAN_SQUARE, chosen, corrected, records, with_sample_size
 
 RATIOS = torch.tensor([[0.2, 0.6, 1.0, 1.9, 4.0], [1.0, 1.005, 0.999, 9.0, 9.0]])
 MASK = torch.tensor([[1.0, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
@@ -35,6 +38,50 @@ def test_weights() -> None:
     # The geometric means are 0.98 and 1.0013; what the mask hides does not count.
     assert GeometricMask()(logs, MASK).tolist() == [[0.0] * 5, [1.0] * 5]
     assert NoCorrection()(logs, MASK).tolist() == [[1.0] * 5] * 2
+
+
+@pytest.mark.parametrize("top_k", [8, 5])
+def test_score_centering_has_no_drift(top_k: int) -> None:
+    """Under a constant advantage the expected gradient is 0 where the likeliest tokens are all of them, and truncated
+    importance sampling's is not; with a part of them it is nearer to 0."""
+    torch.manual_seed(3)
+    logits = (2 * torch.randn(8, dtype=torch.float64)).requires_grad_()
+    engine = (logits.detach() + 1.5 * torch.randn(8, dtype=torch.float64)).log_softmax(0)
+    likely = engine.topk(top_k)
+
+    def drift(correction: TruncatedImportance) -> float:
+        total = torch.zeros(8, dtype=torch.float64)
+        for token in range(8):
+            student = logits.log_softmax(0)
+            named = student[likely.indices]
+            others = torch.log((1 - named.exp().sum()).clamp(min=1e-30))
+            one = torch.ones(1, 1, dtype=torch.float64)
+            top = torch.cat([named, others[None]]).reshape(1, 1, -1)
+            inputs = LossInputs(student[token].reshape(1, 1), one, one, torch.zeros(1, 1).long(), student_top=top)
+            pairs = torch.stack([likely.indices.double(), likely.values], -1).reshape(1, 1, top_k, 2)
+            mismatch = (student[token].detach() - engine[token]).reshape(1, 1)
+            inputs = corrected(inputs, correction, mismatch, pairs if correction.likely else None)
+            (gradient,) = torch.autograd.grad(GRPO()(inputs).loss, logits)
+            total += engine[token].exp() * gradient
+        return float(total.abs().max())
+
+    plain, centred = drift(TruncatedImportance(1.2)), drift(ScoreCentering(1.2, top_k))
+    assert plain > 0.01
+    assert centred < (1e-12 if top_k == 8 else 0.3 * plain)
+
+
+def test_score_centering_by_hand() -> None:
+    """c = Σ (min(p, C q) − min(1, C ρ) p) log p with p = (0.5, 0.3, others 0.2), q = (0.2, 0.5, others 0.3), C = 2."""
+    student = torch.tensor([[[0.5, 0.3, 0.2]]]).log().requires_grad_()
+    likely = torch.tensor([[[[7.0, 0.2], [3.0, 0.5]]]])
+    likely[..., 1] = likely[..., 1].log()
+    centre = ScoreCentering(2.0, 2).centre(student, likely)
+    # C ρ = 2 · 0.3 / 0.2 > 1, so that the second factor is 1.
+    expected = (0.4 - 0.5) * math.log(0.5) + (0.3 - 0.3) * math.log(0.3)
+    assert centre.item() == pytest.approx(expected, rel=1e-5)
+    centre.sum().backward()
+    assert student.grad is not None
+    torch.testing.assert_close(student.grad, torch.tensor([[[-0.1, 0.0, 0.0]]]))
 
 
 def test_figures() -> None:

@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from helpers.builders import an_episode
@@ -94,3 +95,19 @@ def test_rollouts_are_dealt_to_any_number_of_ranks(history: str, world: int, lat
         dropped, refills = dropped + iteration.dropped_groups, refills + iteration.refills
         assert all(episode.index == 7 and episode.group % world == rank for episode in iteration.dropped)
     assert (generated, failed, dropped, refills) == (20, 2, 4, 2)
+
+
+def test_a_rollout_that_is_not_scored_keeps_the_likeliest_tokens(tmp_path: Path) -> None:
+    """A scored one has them in its batches alone."""
+    episode = an_episode()
+    for turn in episode.turns:
+        turn.likely = np.random.default_rng(0).random((len(turn.response), 4, 2), np.float32)
+    rows = rows_of(episode, 0, "conversation")
+    for batches in ([], [collate(rows)]):
+        torch.save(Iteration(0, [episode], batches, 1).to_plain(), tmp_path / "x")
+        back = Iteration.from_plain(torch.load(tmp_path / "x", weights_only=True))
+        for mine, turn in zip(back.episodes[0].turns, episode.turns, strict=True):
+            if batches:
+                assert mine.likely is None
+            else:
+                np.testing.assert_array_equal(mine.likely, turn.likely)

@@ -14,8 +14,9 @@ from helpers.small_vllm import SmallVLLM
 
 from sdar_pl.engines import TransformersEngine, VLLMEngine
 from sdar_pl.errors import UserError
+from sdar_pl.objectives import GRPO, Distillation, Objective, ScoreCentering, TopKDivergence
 from sdar_pl.policy import LoRA, Policy
-from sdar_pl.sampling.compatibility import refuse_ahead
+from sdar_pl.sampling.compatibility import ask_for_likeliest, refuse_ahead
 from sdar_pl.sampling.iteration import Iteration
 from sdar_pl.sampling.kept_rollouts import KeptRollouts
 from sdar_pl.skills.reflections import Reflections
@@ -49,6 +50,30 @@ def test_each_iteration_is_of_the_weights_before_and_corrected(server: SmallVLLM
     mismatch = [row["engine/logprob_mismatch"] for row in rows]
     assert mismatch[0] < 1e-4 < min(mismatch[1:])
     assert min(row["engine/effective_sample_size"] for row in rows[1:]) < rows[0]["engine/effective_sample_size"]
+
+
+def test_a_run_centres_the_score_with_the_servers_likeliest_tokens(url: str, tmp_path: Path) -> None:
+    """The first iteration, of equal weights on both sides, has the loss of truncated importance sampling; the next, of
+    the weights before, has another."""
+    options = ["--trainer.max_epochs", "2", "--trainer.limit_val_batches", "0", "--data.tasks_per_iteration", "4"]
+    options += ["--data.play.max_turns", "12", "--data.sampling.max_new_tokens", "24"]  # enough to succeed at times
+    truncated = ["--model.correction", "TruncatedImportance", "--model.correction.cap", "0.9"]
+    plain = metrics(fit_here(tmp_path / "a", *on(url), *options, *truncated))
+    assert min(abs(row["loss/policy"]) for row in plain) > 0
+    centring = ["--model.correction", "ScoreCentering", "--model.correction.cap", "0.9"]
+    more = ["--model.correction.top_k", "12"]
+    centred = metrics(fit_here(tmp_path / "b", *on(url), *options, *centring, *more))
+    assert centred[0]["train/reward"] == plain[0]["train/reward"]
+    assert centred[0]["loss/policy"] == pytest.approx(plain[0]["loss/policy"], abs=1e-4)
+    assert abs(centred[1]["loss/policy"] - plain[1]["loss/policy"]) > 1e-6
+
+
+def test_likeliest_tokens_that_nobody_gives_are_refused() -> None:
+    with pytest.raises(UserError, match="engine with weights of its own"):
+        ask_for_likeliest(ScoreCentering(), TransformersEngine(), GRPO())
+    divergence = Objective(distillation=Distillation(TopKDivergence()))
+    with pytest.raises(UserError, match="top-k divergence"):
+        ask_for_likeliest(ScoreCentering(), VLLMEngine(["http://x"]), divergence)
 
 
 def test_an_evaluation_waits_for_the_rollout(server: SmallVLLM, url: str, tmp_path: Path) -> None:

@@ -45,6 +45,7 @@ class Canary:
         policy: the policy with the weights of the last sync.
         adapter: name of the synced adapter, or of the base where the policy's adapters are off.
         tolerance: mean distance of log-probs in nats up to which a server passes.
+        likely: number of likeliest tokens that the rollouts will ask for.
         known: prompt and completion → what ``expected`` returns.
         closed: the policy may have changed since the sync (data.ahead): only what is known is compared.
     """
@@ -52,6 +53,7 @@ class Canary:
     policy: Policy
     adapter: str
     tolerance: float
+    likely: int = 0
     known: Known = field(default_factory=dict)
     closed: bool = False
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -62,7 +64,7 @@ class Canary:
             tokens = list(islice(cycle(self.policy.tokenizer.encode(text, add_special_tokens=False)), count))
             sampling = Sampling(temperature=temperature, max_new_tokens=LENGTH)
             # An end token would cut a canary short, so that none ends it.
-            sampled = client.complete(Prompt(self.adapter, tokens, 1000 + number, sampling, [])).completion
+            sampled = client.complete(Prompt(self.adapter, tokens, 1000 + number, sampling, [], self.likely)).completion
             own, base, cold = self.expected(tokens, sampled.tokens, temperature)
             distance = _distance(own, sampled.logprobs)
             if distance <= self.tolerance:

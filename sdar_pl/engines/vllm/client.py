@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import numpy as np
+from numpy.typing import NDArray
 
 from sdar_pl.engines.base import Completion, Sampling
 
@@ -43,6 +45,7 @@ class Prompt:
         seed: of this completion alone.
         sampling: temperature, limit and stop strings.
         ends: tokens that end a response.
+        likely: number of likeliest tokens whose log-probs are wanted beside the sampled token's.
     """
 
     model: str
@@ -50,6 +53,7 @@ class Prompt:
     seed: int
     sampling: Sampling
     ends: list[int]
+    likely: int = 0
 
     def body(self) -> dict[str, Any]:
         """Every field that a model's generation_config.json could fill otherwise is sent."""
@@ -67,7 +71,8 @@ class Prompt:
             "seed": self.seed,
             "n": 1,
             "min_tokens": 0,
-            "logprobs": 0,
+            "logprobs": self.likely,
+            "return_tokens_as_token_ids": True,  # names of ``top_logprobs``: tokens may share a text
             "return_token_ids": True,
             "ignore_eos": True,  # ``ends`` alone decides, the served model's own end tokens do not
             "stop_token_ids": self.ends,
@@ -216,4 +221,17 @@ def _checked(answer: Any, prompt: Prompt) -> Answer:
         raise FailedError("a completion whose log-probs are not one finite number a token")
     if read is not None and read != prompt.tokens:
         raise FailedError("a completion of another prompt")
-    return Answer(Completion(tokens, [float(value) for value in logprobs]), cached)
+    likely = _likely(choice["logprobs"].get("top_logprobs"), len(tokens), prompt.likely) if prompt.likely else None
+    return Answer(Completion(tokens, [float(value) for value in logprobs], likely), cached)
+
+
+def _likely(found: Any, length: int, count: int) -> NDArray[np.float32]:
+    """vLLM's ``top_logprobs`` as ``Turn.likely``. vLLM lists the sampled token, too, even if it is none of them."""
+    try:
+        pairs = [[(int(name.removeprefix("token_id:")), float(v)) for name, v in one.items()] for one in found]
+        likeliest = np.array([sorted(one, key=lambda pair: -pair[1])[:count] for one in pairs], np.float32)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise FailedError(f"likeliest tokens that cannot be read ({type(error).__name__}: {error})") from error
+    if likeliest.shape != (length, count, 2) or not np.isfinite(likeliest).all():
+        raise FailedError(f"a completion without the {count} likeliest tokens of each position")
+    return likeliest

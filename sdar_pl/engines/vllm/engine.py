@@ -180,7 +180,8 @@ class VLLMEngine(Engine):
     def _new_canary(self, policy: Policy, known: Known) -> Canary:
         assert self._version is not None
         exact = policy.quantization is None and policy.base_dtype.itemsize >= 4
-        return Canary(policy, self._version.name, self.canary_tolerance or (EXACT if exact else ROUNDED), known)
+        tolerance = self.canary_tolerance or (EXACT if exact else ROUNDED)
+        return Canary(policy, self._version.name, tolerance, self.likely, known)
 
     def _readmit(self, client: Client) -> None:
         """Bring a server that was out to the present version. Raises ``FailedError`` or ``RefusedError``."""
@@ -219,7 +220,7 @@ class VLLMEngine(Engine):
         asks: list[tuple[int, Callable[[Client], Answer]]] = []
         for request in requests:
             seed = int(request.stream.integers(2**31 - 1))
-            prompt = Prompt(self._version.name, request.prompt, seed, sampling, ends)
+            prompt = Prompt(self._version.name, request.prompt, seed, sampling, ends, self.likely)
             asks.append((request.session, partial(Client.complete, prompt=prompt)))
         try:
             answers = self._fleet.run(asks)
@@ -249,7 +250,8 @@ class VLLMEngine(Engine):
         for end in range(1, len(completion.tokens) + 1):
             text = self._policy.tokenizer.decode(completion.tokens[:end])
             if any(stop in text for stop in sampling.stop):
-                return Completion(completion.tokens[:end], completion.logprobs[:end])
+                likely = None if completion.likely is None else completion.likely[:end]
+                return Completion(completion.tokens[:end], completion.logprobs[:end], likely)
         return completion
 
 
