@@ -15,7 +15,6 @@ from typing import Any
 
 import lightning as L
 import torch
-from _allocator import keep_memory
 from _peers import CASES, GROUP, Case, Clock, frozen, reward, text
 
 from sdar_pl import datamodule
@@ -37,9 +36,8 @@ from sdar_pl.types import Observation, Task
 OPENING, BETWEEN = 3, 4
 #: tokens of SDAR's privileged context, the same for every task
 CONTEXT = 96
-#: options of the policy, and tokens of a micro-batch
-DEFAULTS: tuple[dict[str, Any], int] = {}, 16384
-FAST: tuple[dict[str, Any], int] = {"attention": "prefix_tree", "folded_lora": True}, 5120
+#: options of the policy
+FAST: dict[str, Any] = {"attention": "prefix_tree", "folded_lora": True}
 
 
 class Endless(Policy):
@@ -105,7 +103,7 @@ class Ends(L.Callback):
 def policy_of(name: str, model: str) -> Policy:
     """The policy of a contestant, with random weights."""
     torch.manual_seed(0)
-    options = (FAST if name.endswith("fast") else DEFAULTS)[0]
+    options = FAST if name.endswith("fast") else {}
     return Endless(model, LoRA(), random_weights=True, **options)
 
 
@@ -125,7 +123,7 @@ def train(name: str, policy: Policy, case: Case, groups: int, iterations: int, c
         play=PlayRules(max_turns=case.turns, invalid_penalty=0.0),
         tasks_per_iteration=groups,
         group_size=GROUP,
-        micro_batch_tokens=(FAST if name.endswith("fast") else DEFAULTS)[1],
+        micro_batch_tokens=case.budget if name.endswith("fast") else 16384,
     )
     trainer = L.Trainer(
         max_epochs=iterations,
@@ -182,7 +180,6 @@ def main() -> None:
     case = CASES[case_name]
     quieten()
     warnings.simplefilter("ignore")
-    keep_memory()
     if groups == "frozen":
         return compare(name, model, case, Path(last))
     policy, clock = policy_of(name, model), Clock()

@@ -18,12 +18,14 @@ PHASES = ("rollout", "score", "update")
 
 
 class Case(NamedTuple):
-    """Tokens of a group's prompt, a reply and an observation (with the template's own), and the number of turns."""
+    """Tokens of a group's prompt, a reply and an observation (with the template's own), number of turns, and tokens of
+    a micro-batch of ``ours_fast``."""
 
     prompt: int
     reply: int
     observation: int
     turns: int
+    budget: int = 16384
 
     @property
     def tokens(self) -> int:
@@ -31,7 +33,7 @@ class Case(NamedTuple):
         return self.prompt + self.turns * self.reply + (self.turns - 1) * self.observation
 
 
-CASES = {"one_turn": Case(256, 64, 0, 1), "six_turns": Case(256, 24, 28, 6)}
+CASES = {"one_turn": Case(256, 64, 0, 1, 800), "six_turns": Case(256, 24, 28, 6, 1900)}
 SHAPES: dict[str, dict[str, int]] = {
     "11m": {
         "hidden_size": 384,

@@ -4,14 +4,15 @@ Both play the same lengths with a model of random weights: a group's prompt, rep
 observations of fixed length. TRL runs its own GRPOTrainer with its own multi-turn tool loop; only the parsing of a
 reply, which random weights cannot write, is replaced, so that every reply calls the tool.
 
-- ``trl``: as installed; ``trl_best``: log-probs of completion tokens only (as its fused kernel computes them on a GPU),
-  and malloc told to keep memory, as ours tells it;
-- ``ours``: the defaults; ``ours_fast``: ``attention: prefix_tree``, ``folded_lora``, ``micro_batch_tokens: 5120``;
+- ``trl``: as installed; ``trl_best``: log-probs of completion tokens only (as its fused kernel computes them on a
+  GPU), and malloc told to keep memory;
+- ``ours``: the defaults; ``ours_fast``: ``attention: prefix_tree``, ``folded_lora`` and, as ``micro_batch_tokens``,
+  most of a group (``Case.budget``);
 - ``sdar_fast``: SDAR with the same options and a privileged context of 96 tokens.
 
 Both: LoRA r = 16 on all linear layers, float32, AdamW, a reference KL, no gradient checkpointing, one optimizer step.
 A process warms up with an iteration of one group. First, loss and gradient of one frozen group are compared. Writes
-benchmarks/peers.json and benchmarks/peers.md after every process.
+benchmarks/peers.json and benchmarks/peers.md after every process; _limits.py counts what an iteration takes at least.
 
 TRL needs a virtual environment of its own: python -m venv trl && trl/bin/pip install trl peft torch==<ours>
 Run: python scripts/bench_peers.py --trl trl/bin/python [--case six_turns one_turn] [--groups 8] [--pairs 5]
@@ -29,6 +30,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import _limits
 from _common import in_words, machine, model_folder, run_script
 from _peers import CASES, PHASES, SHAPES, configuration
 
@@ -82,6 +84,13 @@ def frozen_group(folder: str, python: str, case: str) -> dict[str, dict[str, flo
     return compared
 
 
+def limits(case: str, groups: int, shape: str) -> dict[str, Any]:
+    """What ``ours_fast`` takes at least, beside the other processes of this pair."""
+    command = [sys.executable, str(HERE / "_limits.py"), case, str(groups), shape]
+    found: dict[str, Any] = json.loads(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
+    return found
+
+
 def summary(name: str, rounds: list[dict[str, dict[str, float]]]) -> dict[str, Any]:
     """Medians over processes; the ratio to ``trl_best`` is taken pair by pair."""
     runs = [one[name] for one in rounds if name in one]
@@ -117,8 +126,9 @@ def markdown(report: dict[str, Any]) -> str:
         f"r = 16, float32, one thread. CPU seconds of an iteration, medians of {report['pairs']} fresh processes each, "
         "interleaved; other work shared the cores, so that the ratios of a pair count, not the seconds. `trl` is TRL "
         "as installed, `trl_best` scores completion tokens only, with malloc told to keep memory; `ours` has the "
-        "defaults, `ours_fast` `attention: prefix_tree`, `folded_lora` and `micro_batch_tokens: 5120`, `sdar_fast` is "
-        "SDAR with these and a privileged context of 96 tokens.",
+        "defaults, `ours_fast` `attention: prefix_tree`, `folded_lora` and `micro_batch_tokens: "
+        f"{' and '.join(f'{CASES[case].budget:,} ({case})' for case in report['cases'])}`, `sdar_fast` is SDAR with "
+        "these and a privileged context of 96 tokens.",
         "",
         "## One frozen group",
         "",
@@ -148,7 +158,7 @@ def markdown(report: dict[str, Any]) -> str:
             met = value >= goal if sign == "≥" else value <= goal
             verdict = "met" if met else f"missed by {abs(value / goal - 1):.0%}"
             lines.append(f"| {name} | {sign} {goal} | {value:.2f} | {verdict} |")
-    return "\n".join(lines) + "\n"
+    return "\n".join([*lines, *_limits.lines(report)]) + "\n"
 
 
 def main() -> None:
@@ -165,7 +175,15 @@ def main() -> None:
     report: dict[str, Any] = {
         "command": "python scripts/bench_peers.py" + "".join(f" {word}" for word in sys.argv[1:]),
         "machine": machine(1),
-        **{"groups": args.groups, "shape": args.shape, "pairs": args.pairs, "cases": {}, "goals": {}, "runs": []},
+        **{
+            "groups": args.groups,
+            "shape": args.shape,
+            "pairs": args.pairs,
+            "cases": {},
+            "goals": {},
+            "limits": {},
+            "runs": [],
+        },
     }
     if args.trl:
         words = [args.trl, "-c", "from importlib.metadata import version; print(version('trl'))"]
@@ -193,6 +211,7 @@ def main() -> None:
                     print(case, number, name, one, flush=True)
                 report["cases"][case] = {name: summary(name, rounds[case]) for name in names}
                 report["goals"][case] = figures(rounds[case])
+                report["limits"][case] = limits(case, args.groups, args.shape)
                 write()
     print(markdown(report))
 
