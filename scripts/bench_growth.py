@@ -158,7 +158,23 @@ def markdown(report: dict[str, Any]) -> str:
             values = ", ".join(f"{value:.3g}" for value in found["y"][name])
             line = f"{one['constant']:.3g} | {one['slope']:.3g} | {one['r2']:.3f} | {one['bend']:.0%}"
             lines.append(f"| {name} | {values} | {line} |")
+    if {"tokens", "turns"} <= report["axes"].keys():
+        lines += ["", "## The exception", "", *exception(report["axes"])]
     return "\n".join(lines) + "\n"
+
+
+def exception(axes: dict[str, Any]) -> list[str]:
+    """Attention: the one part that is not linear."""
+    tokens, turns = axes["tokens"], axes["turns"]
+    return [
+        "Attention: a token reads all before it in its row. Of scoring it makes "
+        f"{tokens['fits']['score_s']['bend']:.0%} bend at {tokens['x'][-1]:,} tokens, of the rollout "
+        f"{turns['fits']['rollout_s']['bend']:.0%} at {turns['x'][-1]} turns. By arithmetic: in a layer of width d, "
+        "attention takes 4 d n operations for a token with n before it, 2 d n on average over a row of n, and each "
+        "weight 2. In the tiny policy (d = 128, 246,000 weights a layer) both are equal at rows of 1,900 tokens, in "
+        "Qwen2.5-3B (d = 2,048, 77 million) at 38,000. All else is linear: R² is 0.99 or more for seconds in tokens, "
+        "episodes and turns; bends of other lines are within what a single measurement beside other jobs scatters.",
+    ]
 
 
 def main() -> None:

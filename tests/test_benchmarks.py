@@ -64,3 +64,33 @@ def test_webshop(tmp_path: Path) -> None:
     assert 0 < found["search_ms"] <= found["search_p95_ms"]
     assert found["step_ms"] > 0
     assert "| 300 |" in (tmp_path / "webshop.md").read_text()
+
+
+def test_peers_without_trl(tmp_path: Path) -> None:
+    words = ["--case", "one_turn", "--shape", "tiny", "--groups", 1, "--pairs", 1]
+    run("bench_peers.py", *words, "--out", tmp_path)
+    found = json.loads((tmp_path / "peers.json").read_text())
+    assert found["frozen"]["ours"]["apart"] < 1e-5, "the gradient of ours_fast is that of ours"
+    limits = found["limits"]["one_turn"]["phases"]
+    # A group's prompt of 256 tokens once, eight replies of 64.
+    assert limits["update"]["tokens"] == limits["score"]["tokens"] == 256 + 8 * 64
+    # By hand: 4 layers of 245,760 weights; attention 4 · 128 for each pair and layer; 8 · 64 rows of
+    # the head, whose 2,048 words are 128 wide.
+    pairs = 256 * 257 // 2 + 8 * (320 * 321 // 2 - 256 * 257 // 2)
+    by_hand = 768 * 4 * 2 * 245_760 + 4 * 128 * 4 * pairs + 2 * 512 * 128 * 2048
+    assert limits["score"]["gflop"] == pytest.approx(by_hand / 1e9, rel=1e-6)
+    assert "| ours_fast |" in (tmp_path / "peers.md").read_text()
+
+
+def test_growth(tmp_path: Path) -> None:
+    run("bench_growth.py", "--axis", "group", "--points", 2, "--out", tmp_path)
+    fit = json.loads((tmp_path / "growth.json").read_text())["axes"]["group"]["fits"]["update_s"]
+    assert fit["slope"] > 0
+    assert "| update_s |" in (tmp_path / "growth.md").read_text()
+
+
+def test_profile(tmp_path: Path) -> None:
+    run("bench_profile.py", "--case", "quickstart", "--setting", "fast", "--groups", 1, "--out", tmp_path)
+    (found,) = json.loads((tmp_path / "profile.json").read_text())["runs"]
+    assert 0 < found["update"]["products"] < 1
+    assert found["tokens"]["distinct"] < found["tokens"]["of rows"]
