@@ -1,7 +1,7 @@
 """GateStats: gates and gaps of an iteration's tokens.
 
-Every figure is a mean over *tokens* of the whole iteration on all ranks (neither of the last micro-batch, nor a mean of
-micro-batch means). Without a teacher there are no records and nothing is logged.
+Every figure is a mean over *tokens* (``distill/turn_gap``: over turns) of the whole iteration on all ranks, neither of
+the last micro-batch, nor a mean of micro-batch means. Without a teacher there are no records and nothing is logged.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import Tensor
 
 from sdar_pl.batch import Batch
 from sdar_pl.callbacks.trainer_access import events_of, module_of, number_of
+from sdar_pl.objectives.turns import turn_mean, turn_sum
 from sdar_pl.runtime.means import Means
 
 #: Rounding errors of gap and gate: a token within them is neither negative nor active.
@@ -49,17 +50,20 @@ def splits(turns: Tensor, advantages: Tensor) -> dict[str, Tensor]:
 class GateStats(L.Callback):
     """Logs ``gate/mean``, ``gate/active`` (share of tokens with a gate above ½), ``gap/mean`` and
     ``gap/negative_fraction`` (share of tokens that the teacher finds less likely than the student does), each also
-    split by turn and by sign of the advantage (``gate/mean/turns_3-5``, ``gap/mean/positive_advantage``), and one
-    TensorBoard histogram an iteration of rank 0's gates and gaps.
+    split by turn and by sign of the advantage (``gate/mean/turns_3-5``, ``gap/mean/positive_advantage``),
+    ``distill/turn_gap`` (mean |Δ| of a turn, mean over turns), and one TensorBoard histogram an iteration of rank
+    0's gates and gaps.
     """
 
     def __init__(self) -> None:
         # For "gate" and "gap": one [3, n] (value, turn, advantage) for each micro-batch.
         self.tokens: dict[str, list[Tensor]] = {"gate": [], "gap": []}
+        self.magnitudes: list[Tensor] = []  # for each micro-batch [2, n]: of the token's turn, the token's share of it
 
     def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         for parts in self.tokens.values():
             parts.clear()
+        self.magnitudes.clear()
 
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Batch, batch_idx: int
@@ -70,6 +74,11 @@ class GateStats(L.Callback):
                 values = outputs["tokens"][name].float()
                 known = inside & values.isfinite()
                 parts.append(torch.stack([values, batch.turns.float(), batch.advantages.float()])[:, known].cpu())
+        if "gap" in outputs["tokens"]:
+            gap = outputs["tokens"]["gap"].float()
+            tokens = turn_sum(torch.ones_like(gap), batch.turns, batch.mask).clamp(min=1)
+            parts = [turn_mean(gap.abs(), batch.turns, batch.mask), 1 / tokens]
+            self.magnitudes.append(torch.stack(parts)[:, inside].cpu())
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
         means = Means().to(trainer.strategy.root_device)
@@ -82,4 +91,6 @@ class GateStats(L.Callback):
                 means.update(figure + part, measure(values), inside)
             if events is not None and figure.endswith("/mean") and len(values):
                 events.add_histogram(f"{record}/histogram", values, number_of(trainer))
+        for values, share in self.magnitudes:
+            means.update("distill/turn_gap", values, share)
         module_of(trainer).write(means.compute())

@@ -154,7 +154,8 @@ class Watchdog(EarlyStopping):
                 "train/equal_groups is 1: the rewards of every group are equal and the policy loss learns nothing, as "
                 "tasks are too easy or too hard; choose others, raise data.group_size or set data.max_refills"
             )
-        if panel is not None and panel[1].high < 0 and objective.needs_teacher:
+        followed = objective.needs_teacher and figures.get("distill/coefficient", 1.0) > 0
+        if panel is not None and panel[1].high < 0 and followed:
             lines["teacher"] = (
                 f"the teacher succeeds on {panel[0]:.1%} of the panel, the student on {panel[0] - panel[1].mean:.1%}: "
                 "distillation pulls it down; lower model.objective.coefficient, give it a schedule that ends, or set "

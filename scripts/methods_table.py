@@ -45,7 +45,7 @@ FAMILIES = {
         "The GRPO advantage and no teacher; they differ in the policy loss or in the student's prompt.",
     ),
     "Advantages": ("advantage", "No teacher; they differ in how rewards become advantages."),
-    "Distillation": ("gate, estimator, λ", "A teacher with privileged context adds a loss to GRPO's."),
+    "Distillation": ("gate, estimator, λ, schedule", "A teacher with privileged context adds a loss to GRPO's."),
     "Shapers": ("shaper", "A teacher with privileged context changes GRPO's advantages; no loss is added."),
 }
 
@@ -86,6 +86,7 @@ def method(path: Path) -> tuple[str, list[str]]:
     if objective.distillation is not None:
         family, part = "Distillation", objective.distillation
         parts = [described(part.gate), described(part.estimator), f"{part.coefficient:g}"]
+        parts += [described(part.schedule)] * (not isinstance(part.schedule, objectives.Constant))
     elif objective.shaper is not None:
         family, parts = "Shapers", [described(objective.shaper)]
     elif advantage != described(objectives.GroupAdvantage()):

@@ -216,7 +216,7 @@ class RolloutDataModule(L.LightningDataModule):
             steps=self.steps_per_iteration,
             budget=self.budget.take(),
             pad=self.policy.tokenizer.pad_token_id or 0,
-            with_teacher=self.objective.needs_teacher and self.teacher_refresh == "step",
+            with_teacher=self.teacher_refresh == "step" and self.objective.reads_teacher(epoch),
             shared=self.policy.shares_prefixes,
         )
         refuse_empty(batches, dropped)

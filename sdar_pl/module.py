@@ -30,10 +30,10 @@ from sdar_pl.runtime.metrics_csv import MetricsCSV
 from sdar_pl.runtime.optimizer_settings import adopt_settings
 from sdar_pl.runtime.precision import take_true_precision
 from sdar_pl.runtime.run_fingerprint import fingerprint_of, refuse_mismatch
-from sdar_pl.runtime.words import metric_name
 from sdar_pl.sampling.anomalies import Anomalies
 from sdar_pl.sampling.compatibility import ask_for_likeliest, refuse_different_halves, refuse_unserved_objective
-from sdar_pl.sampling.figures import figures
+from sdar_pl.sampling.figures import figures, panel_figures
+from sdar_pl.sampling.observed_figures import ObservedFigures
 from sdar_pl.sampling.predictions import Predictions
 from sdar_pl.sampling.run_settings import run_settings
 from sdar_pl.sampling.tasks import update_seed
@@ -87,6 +87,7 @@ class SDARModule(L.LightningModule):
         self.empty = False  # whether the optimizer step has no token on any rank
         self.steps = FiniteSteps(at_least("model.max_skipped_steps", max_skipped_steps, 1))
         self.anomalies = Anomalies()
+        self.observed = ObservedFigures(objective)
 
     # ------------------------------------------------------------------ set-up
 
@@ -121,19 +122,21 @@ class SDARModule(L.LightningModule):
         return batch.to(device) if isinstance(batch, Batch) else batch
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep the trained parameters (with LoRA, the adapters), the teacher's state and the run's fingerprint."""
+        """Keep the trained parameters (LoRA: the adapters), the teacher's and schedules' states, the fingerprint."""
         trained = {f"policy.{name}" for name, _ in self.policy.trained()}
         checkpoint["state_dict"] = {k: v for k, v in checkpoint["state_dict"].items() if k in trained}
         checkpoint["teacher"] = self.teacher.state_dict()
+        checkpoint["schedules"] = self.observed.state_dict()
         checkpoint[RUN_FINGERPRINT] = fingerprint_of(self.policy, self.settings)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Refuse a checkpoint of another model or other settings; restore the teacher's state."""
+        """Refuse a checkpoint of another model or other settings; restore teacher and schedules."""
         training = self.trainer.state.fn == "fit"
         adopted = refuse_mismatch(checkpoint, fingerprint_of(self.policy, self.settings), training)
         if training:
             self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
             self.teacher.load_state_dict(checkpoint["teacher"])
+            self.observed.load_state_dict(checkpoint["schedules"])
             self.adopted = adopted, checkpoint[RUN_FINGERPRINT]["settings"]
 
     @property
@@ -252,14 +255,17 @@ class SDARModule(L.LightningModule):
         """Log the iteration: token-weighted, over all of its micro-batches and all ranks."""
         iteration = self.data.iteration
         assert iteration is not None
-        for name, value in figures(iteration, self.data.max_refills > 0, self.data.ahead):
+        played = figures(iteration, self.data.max_refills > 0, self.data.ahead)
+        for name, value in [*played, *self.objective.figures(iteration.epoch).items()]:
             self.means.update(name, value)
         self.means.update("policy/skipped_steps", float(self.steps.of_iteration))
         self.write(with_sample_size(self.means.compute()))
         self.means.reset()
+        self.observed.end_iteration()
 
     def write(self, values: Mapping[str, float]) -> None:
         """Log values under the number of the iteration (0: before any update)."""
+        self.observed.add(values)
         if self.trainer.sanity_checking:
             for logger in self.loggers:
                 logger.log_metrics(dict(values), step=0)
@@ -276,13 +282,8 @@ class SDARModule(L.LightningModule):
     def validation_step(self, batch: list[tuple[int, Task]], batch_idx: int) -> Any:
         """Play this rank's share of the panel → its episodes."""
         episodes = self.data.evaluate(batch)
-        for episode in episodes:
-            self.evaluation_means.update("success", float(episode.success))
-            self.evaluation_means.update("reward", episode.reward)
-            if episode.score is not None:
-                self.evaluation_means.update("score", episode.score)
-            self.evaluation_means.update("turns", float(len(episode.turns)))
-            self.evaluation_means.update(f"success/{metric_name(episode.task.kind)}", float(episode.success))
+        for name, value in (figure for episode in episodes for figure in panel_figures(episode)):
+            self.evaluation_means.update(name, value)
         return episodes
 
     def on_validation_epoch_end(self) -> None:

@@ -62,7 +62,7 @@ def score(
     set_advantages(rows, episodes, advantage)
     if with_old or objective.shapes_iteration:
         set_old_logprobs(rows, policy, temperature, budget)
-    if teacher is not None and objective.needs_teacher:
+    if teacher is not None and objective.reads_teacher(iteration):
         set_teacher_logprobs(rows, policy, teacher, temperature, budget, top_k=objective.teacher_top_k)
     if objective.needs_reference:
         set_reference_logprobs(rows, policy, temperature, budget)

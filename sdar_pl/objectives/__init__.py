@@ -17,20 +17,25 @@ from sdar_pl.objectives.inputs import LossInputs, LossOutputs
 from sdar_pl.objectives.methods import GRPO, SDAR
 from sdar_pl.objectives.objective import Objective
 from sdar_pl.objectives.papers.agent_opsd import AgentOPSDShaper
+from sdar_pl.objectives.papers.gats import GATS
 from sdar_pl.objectives.papers.gigpo import GiGPOAdvantage
 from sdar_pl.objectives.papers.grsd import GRSDShaper
 from sdar_pl.objectives.papers.icsd import ICSDGate
 from sdar_pl.objectives.papers.opid import OPIDShaper
 from sdar_pl.objectives.papers.pcsd import PCSDGate
+from sdar_pl.objectives.papers.retire_opd import RetireOPD
 from sdar_pl.objectives.papers.rubricem import StageAdvantage
+from sdar_pl.objectives.papers.tide import TIDE
 from sdar_pl.objectives.policy_losses import CISPOLoss, ClippedPolicyLoss, GSPOLoss, PolicyLoss
 from sdar_pl.objectives.schedules import Constant, Linear, Schedule
 from sdar_pl.objectives.shapers import AdvantageShaper, RLSDShaper
 
 __all__ = [
+    "GATS",
     "GRPO",
     "K3",
     "SDAR",
+    "TIDE",
     "Advantage",
     "AdvantageShaper",
     "AgentOPSDShaper",
@@ -63,6 +68,7 @@ __all__ = [
     "PCSDGate",
     "PolicyLoss",
     "RLSDShaper",
+    "RetireOPD",
     "Schedule",
     "ScoreCentering",
     "Signed",

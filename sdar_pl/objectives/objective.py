@@ -19,6 +19,7 @@ from sdar_pl.objectives.distillation import Distillation
 from sdar_pl.objectives.functional import Aggregation, KLEstimator, aggregate, fill_masked, kl_terms, log_difference
 from sdar_pl.objectives.inputs import LossInputs, LossOutputs
 from sdar_pl.objectives.policy_losses import ClippedPolicyLoss, PolicyLoss
+from sdar_pl.objectives.schedules import Constant, Schedule
 from sdar_pl.objectives.shapers import AdvantageShaper
 
 
@@ -62,8 +63,22 @@ class Objective:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether teacher log-probs are needed. With λ = 0 they serve the reports only (gap and gate)."""
+        """Whether any part follows a teacher. With λ = 0 it serves the reports only (gap and gate)."""
         return self.distillation is not None or self.shaper is not None
+
+    @property
+    def schedules(self) -> list[Schedule]:
+        """The schedule of each part that follows the teacher; a part without one is constant."""
+        parts = [part for part in (self.distillation, self.shaper) if part is not None]
+        return [getattr(part, "schedule", None) or Constant() for part in parts]
+
+    def reads_teacher(self, iteration: int) -> bool:
+        """Whether an iteration needs teacher log-probs: a schedule at 0 saves the teacher's forward passes."""
+        return any(schedule(iteration) > 0 for schedule in self.schedules)
+
+    def figures(self, iteration: int) -> dict[str, float]:
+        """Figures of an iteration to report: ``distill/coefficient`` is λ·schedule."""
+        return {} if self.distillation is None else {"distill/coefficient": self.distillation.scale(iteration)}
 
     @property
     def teacher_top_k(self) -> int:
@@ -154,7 +169,8 @@ class Objective:
             values, tokens["clipped"] = self.policy_loss(inputs)
             values = values if inputs.centre is None else values + uncorrected * inputs.centre
             terms["loss/policy"] = mean(values)
-            parts.append(terms["loss/policy"])
+            schedule = self.distillation.schedule if self.distillation is not None else Constant()
+            parts.append(schedule.policy_factor(inputs.iteration) * terms["loss/policy"])
         reference = entropy = None
         if self.reference_coefficient > 0:
             reference = require("reference_coefficient", inputs.reference_logprobs, mask)

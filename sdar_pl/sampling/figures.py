@@ -8,6 +8,17 @@ from sdar_pl.runtime.ranks import world
 from sdar_pl.runtime.words import metric_name
 from sdar_pl.sampling.dynamic_sampling import equal_groups
 from sdar_pl.sampling.iteration import Iteration
+from sdar_pl.types import Episode
+
+
+def panel_figures(episode: Episode) -> Iterator[tuple[str, float]]:
+    """Names and values of an episode of a panel, whose mean over the panel is logged (after ``val/`` or ``test/``)."""
+    yield "success", float(episode.success)
+    yield "reward", episode.reward
+    if episode.score is not None:
+        yield "score", episode.score
+    yield "turns", float(len(episode.turns))
+    yield f"success/{metric_name(episode.task.kind)}", float(episode.success)
 
 
 def figures(iteration: Iteration, refilled: bool, ahead: bool = False) -> Iterator[tuple[str, float]]:

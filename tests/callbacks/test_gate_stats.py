@@ -76,6 +76,15 @@ def test_records_of_some_micro_batches_or_of_one_kind(gate_stats: Callable[..., 
     assert "gate/mean" not in figures
 
 
+def test_magnitudes_count_turns_alike(tmp_path: Path, make_policy: Callable[..., Any]) -> None:
+    short = [row(0, [0], [1.0])], {"gap": [[0.4]]}
+    long = [row(1, [0, 1, 1, 5], [-1.0] * 4), row(2, [0], [0.0])], {"gap": [[-1.0, 0.5, -0.1, 0.0], [-0.2]]}
+    played = ([episode(str(n), True) for n in range(3)], [short, long])
+    fit_script(tmp_path, make_policy(), [GateStats()], [played], limit_val_batches=0)
+    wanted = (0.4 + 1.0 + 0.3 + 0.0 + 0.2) / 5  # the mean over tokens would be 2.2 / 6
+    assert metrics(tmp_path)[-1]["distill/turn_gap"] == pytest.approx(wanted)
+
+
 def test_an_iteration_forgets_the_one_before(tmp_path: Path, make_policy: Callable[..., Any]) -> None:
     played = [([episode("0", True)], [([row(0, [0], [1.0])], {"gate": [[gate]]})]) for gate in (0.25, 0.75)]
     fit_script(tmp_path, make_policy(), [GateStats()], played, limit_val_batches=0)

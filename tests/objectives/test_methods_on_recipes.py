@@ -37,8 +37,8 @@ BACKBONE = {
 }
 
 
-def distils(estimator: str, gate: str, coefficient: float = 0.01) -> dict[str, str]:
-    return {"distillation": f"Distillation({estimator}, {gate}, {coefficient}, Constant(1.0))"}
+def distils(estimator: str, gate: str, coefficient: float = 0.01, schedule: str = "Constant(1.0)") -> dict[str, str]:
+    return {"distillation": f"Distillation({estimator}, {gate}, {coefficient}, {schedule})"}
 
 
 NO_KL = {"reference_coefficient": "0.0"}
@@ -70,6 +70,9 @@ EXPECTED: dict[str, dict[str, str]] = {
     "opsd": {"policy_loss": "None"} | distils("Likelihood()", "GapGate(5.0)"),
     "grpo_opsd_official": distils("Likelihood()", "ConstantGate(0.5)"),
     "grpo_opsd_signed": distils("Signed(5.0)", "ConstantGate(1.0)"),
+    "gats": distils("Signed(5.0)", "ConstantGate(1.0)", 1.0, "GATS(5, None)"),
+    "retire_opd": distils("Signed(5.0)", "ConstantGate(1.0)", 1.0, "RetireOPD(5, 0.9, None)"),
+    "tide": distils("Signed(5.0)", "ConstantGate(1.0)", 1.0, "TIDE(10, 0.02, 0.02, 0.9, 0.1)"),
     "skill_sd": distils("K3(True)", "ConstantGate(1.0)", 0.001),
     "rlsd": {"shaper": "RLSDShaper(0.5, 0.2, Linear(1.0, 0.0, 100))"},
     "sdar": distils("Likelihood()", "GapGate(5.0)"),
