@@ -1,4 +1,4 @@
-"""Teachers: the policy's present weights (the paper), its initial weights, or their moving average.
+"""Teachers: the policy's present weights (the paper), its initial weights, their moving average, a trained adapter.
 
 A teacher is the same network on the same base; only the trained parameters may differ. Left out: the context that the
 teacher reads (skills/), the time when it reads (scoring.py, module.py), and a teacher that is another model.
@@ -10,12 +10,14 @@ import contextlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from sdar_pl.checks import between
 from sdar_pl.errors import UserError
+from sdar_pl.modeling.frozen_adapter import active, load_frozen, refuse_no_adapter
 from sdar_pl.modeling.memory import Memory
 from sdar_pl.modeling.sharding import local, sharded_as, whole
 from sdar_pl.policy import Policy
@@ -25,8 +27,11 @@ class Teacher(ABC):
     """Base of the teachers: a view of the policy under the teacher's weights.
 
     A rollout calls ``begin``, then ``view`` around the teacher's forward passes; every optimizer step calls
-    ``follow``. Only ``MovingAverage`` has a state.
+    ``follow``. Only ``MovingAverage`` has a state. ``stands_still`` says that the weights never change: such a teacher
+    differs from its student without a privileged context, too.
     """
+
+    stands_still: bool = False
 
     def check(self, policy: Policy) -> None:  # noqa: B027 - most teachers go with any policy
         """Raises ``UserError`` for a policy that cannot have this teacher."""
@@ -63,6 +68,8 @@ class Current(Teacher):
 class Initial(Teacher):
     """The policy's initial weights: the reference view (adapters off) reads the privileged context."""
 
+    stands_still = True
+
     def check(self, policy: Policy) -> None:
         if policy.lora is None:
             raise UserError(
@@ -72,6 +79,34 @@ class Initial(Teacher):
 
     def view(self, policy: Policy) -> AbstractContextManager[None]:
         return policy.reference()
+
+
+class Trained(Teacher):
+    """The base under another, frozen adapter: a policy that was trained before, such as RetireOPD's (2609.20784).
+
+    Left out of vLLM: there the teacher cannot play the panel (TeacherPanel).
+
+    Args:
+        folder: the adapter as a peft folder, such as a run's ``adapter/``; of the same base, of any rank.
+    """
+
+    stands_still = True
+    _KEY = "model.teacher.folder"
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+
+    def check(self, policy: Policy) -> None:
+        if policy.lora is None:
+            raise UserError("model.teacher: Trained is an adapter beside the policy's; add model.policy.lora")
+        refuse_no_adapter(Path(self.folder), self._KEY)
+
+    def begin(self, policy: Policy) -> None:
+        if "teacher" not in policy.net.peft_config:
+            load_frozen(policy.net, Path(self.folder), "teacher", self._KEY)
+
+    def view(self, policy: Policy) -> AbstractContextManager[None]:
+        return active(policy.net, "teacher")
 
 
 class MovingAverage(Teacher):

@@ -18,7 +18,7 @@ def refuse_incompatible_parts(data: Any) -> None:
     """Raises ``UserError`` for parts of a RolloutDataModule that are each valid and do not go together.
 
     - Every rank needs a group.
-    - An objective with a teacher needs a context.
+    - An objective with a teacher needs a context, or a teacher with weights of its own.
     - An advantage may need ``windowed`` history, and with it the environment's rewards of single turns.
     - An advantage may need the stages of the rewards.
     - A context that is shown to the student must exist before play.
@@ -28,7 +28,7 @@ def refuse_incompatible_parts(data: Any) -> None:
     context_is_shown = data.train_with_context or data.evaluate_with_context
     refuse_ranks_without_groups(data.tasks_per_iteration, world())
     refuse_ahead(data.ahead, data.engine, data.max_refills, context)
-    data.objective.validate(context=not isinstance(context, NoContext))
+    data.objective.validate(context=data.teacher.stands_still or not isinstance(context, NoContext))
     if advantage.needs_anchors and data.prompter.history != "windowed":
         raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
     if advantage.needs_anchors and data.rewards is not None:

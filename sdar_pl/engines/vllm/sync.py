@@ -17,6 +17,7 @@ from sdar_pl.engines.vllm.canary import Canary, CanaryError, adapters_are_off
 from sdar_pl.engines.vllm.client import Client, FailedError, RefusedError
 from sdar_pl.engines.vllm.fleet import Fleet
 from sdar_pl.errors import UserError
+from sdar_pl.modeling.frozen_adapter import TRAINED
 from sdar_pl.policy import Policy
 from sdar_pl.runtime.adapter_files import write_adapter_folder
 from sdar_pl.runtime.files import remove
@@ -60,6 +61,11 @@ class Versions:
         if adapters_are_off(policy):
             return Version(base, None, digest)
         assert policy.lora is not None
+        if policy.net.active_adapter != TRAINED:
+            raise UserError(
+                "data.engine: VLLMEngine cannot play with the adapter of sdar_pl.teachers.Trained; leave "
+                "sdar_pl.callbacks.TeacherPanel out, or use sdar_pl.engines.TransformersEngine"
+            )
         name = f"sdar-{self._run}-v{next(self._numbers)}"
         folder = self.folder / name
         version = self.written[name] = Version(name, folder.absolute(), digest)
@@ -151,7 +157,7 @@ def adapter_weights(policy: Policy) -> dict[str, Tensor]:
     return {
         name.removeprefix("net."): parameter.detach().to("cpu", torch.float32, copy=True)
         for name, parameter in policy.named_parameters()
-        if "lora_" in name
+        if "lora_" in name and f".{TRAINED}." in name
     }
 
 
