@@ -18,6 +18,7 @@ from sdar_pl.environments.household import Household
 from sdar_pl.environments.reasoning_gym import ReasoningGym
 from sdar_pl.environments.search_qa import SearchQA
 from sdar_pl.environments.textarena import TextArena
+from sdar_pl.environments.verifiers import Verifiers
 from sdar_pl.environments.webshop import WebShop
 
 Make = Callable[[], Environment]
@@ -93,6 +94,7 @@ def test_all_classes_are_checked_here() -> None:
         if parent.__module__.startswith("sdar_pl.environments") and not parent.__abstractmethods__:
             classes.add(parent)
     others = {ReasoningGym, TextArena, GymText}  # tests/environments/test_other_environments.py
+    others |= {Verifiers}  # tests/environments/test_verifiers.py
     assert classes == {Household, AlfWorld, SearchQA, Faulty, WebShop} | others
 
 
