@@ -63,10 +63,13 @@ def test_the_page_s_taskset_trains(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     settings = dict(zip(TINY[::2], TINY[1::2], strict=True))
     settings |= {"--trainer.max_epochs": "1", "--data.environment.init_args.validation_tasks": "4"}
     settings |= {"--trainer.default_root_dir": str(tmp_path), "--data.environment.init_args.test_tasks": "4"}
-    (tmp_path / "my_tasks.py").write_text(named_blocks(ROOT / "docs" / "other_environments.md")["my_tasks.py"])
+    blocks = named_blocks(ROOT / "docs" / "other_environments.md")
+    for name in ("my_tasks.py", "sums.yaml"):
+        (tmp_path / name).write_text(blocks[name])
     monkeypatch.syspath_prepend(tmp_path)
-    config = str(CONFIGS / "other_environments" / "verifiers.yaml")
-    row = metrics(run_here("fit", "--config", config, *(word for pair in settings.items() for word in pair)))[-1]
+    configs = ["--config", str(CONFIGS / "other_environments" / "reasoning_gym.yaml"), "--config", "sums.yaml"]
+    monkeypatch.chdir(tmp_path)
+    row = metrics(run_here("fit", *configs, *(word for pair in settings.items() for word in pair)))[-1]
     assert math.isfinite(row["loss/total"])
     assert math.isfinite(row["gap/mean"])
     assert "val/success/Sums" in row
