@@ -162,8 +162,8 @@ def markdown(report: dict[str, Any]) -> str:
         "",
         "SDAR's ratio and memory go against each other: a teacher's rows are 96 tokens longer, so that a group that "
         "fits into a micro-batch of the student does not fit into one of the teacher, and its prompt is read twice. "
-        "With `micro_batch_tokens: 5120` for all, this script at commit c5b7a65 found 1.15 and 1.14 at 0.93 and 0.89 of the "
-        "memory.",
+        "With `micro_batch_tokens: 5120` for all, this script at commit c5b7a65 found 1.15 and 1.14 at 0.93 and "
+        "0.89 of the memory.",
     ]
     return "\n".join([*lines, *_limits.lines(report)]) + "\n"
 

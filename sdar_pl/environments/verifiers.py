@@ -12,6 +12,7 @@ import asyncio
 import importlib
 import inspect
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -132,7 +133,8 @@ class Verifiers(Generated):
             agent=vf.AgentInfo(config=vf.AgentConfig()),
             nodes=[question, answer],
         )
-        asyncio.run(row.score(trace))
+        with ThreadPoolExecutor(1) as pool:  # a notebook has an event loop of its own in this thread
+            pool.submit(asyncio.run, row.score(trace)).result()
         return float(trace.reward)
 
     def _load(self, taskset: Any, arguments: dict[str, Any]) -> dict[str, list[Any]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 import sys
 from pathlib import Path
@@ -55,6 +56,11 @@ def test_the_task_s_own_rewards_are_summed() -> None:
         seen = session.step(reply)
         assert (seen.reward, seen.done, seen.success) == (reward, True, success)
     assert world.parse("<think>2</think> 3 ") == ("3", True)
+
+    async def in_a_notebook() -> float:
+        return world.session(task).step(answer).reward
+
+    assert asyncio.run(in_a_notebook()) == 1.0
 
 
 @pytest.mark.slow
