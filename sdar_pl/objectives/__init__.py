@@ -26,6 +26,7 @@ from sdar_pl.objectives.papers.pcsd import PCSDGate
 from sdar_pl.objectives.papers.retire_opd import RetireOPD
 from sdar_pl.objectives.papers.rubricem import StageAdvantage
 from sdar_pl.objectives.papers.tide import TIDE
+from sdar_pl.objectives.papers.trial import TurnGate
 from sdar_pl.objectives.policy_losses import CISPOLoss, ClippedPolicyLoss, GSPOLoss, PolicyLoss
 from sdar_pl.objectives.schedules import Constant, Linear, Schedule
 from sdar_pl.objectives.shapers import AdvantageShaper, RLSDShaper
@@ -76,4 +77,5 @@ __all__ = [
     "StageAdvantage",
     "TopKDivergence",
     "TruncatedImportance",
+    "TurnGate",
 ]

@@ -73,6 +73,7 @@ EXPECTED: dict[str, dict[str, str]] = {
     "gats": distils("Signed(5.0)", "ConstantGate(1.0)", 1.0, "GATS(5, None)"),
     "retire_opd": distils("Signed(5.0)", "ConstantGate(1.0)", 1.0, "RetireOPD(5, 0.9, None)"),
     "tide": distils("Signed(5.0)", "ConstantGate(1.0)", 1.0, "TIDE(10, 0.02, 0.02, 0.9, 0.1)"),
+    "trial": distils("Signed(5.0)", "TurnGate(ConstantGate(1.0), False)"),
     "skill_sd": distils("K3(True)", "ConstantGate(1.0)", 0.001),
     "rlsd": {"shaper": "RLSDShaper(0.5, 0.2, Linear(1.0, 0.0, 100))"},
     "sdar": distils("Likelihood()", "GapGate(5.0)"),
