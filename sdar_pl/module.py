@@ -136,7 +136,7 @@ class SDARModule(L.LightningModule):
         if training:
             self.trainer.num_sanity_val_steps = 0  # a resumed run has played the untrained policy's panel
             self.teacher.load_state_dict(checkpoint["teacher"])
-            self.observed.load_state_dict(checkpoint["schedules"])
+            self.observed.load_state_dict(checkpoint.get("schedules", self.observed.state_dict()))
             self.adopted = adopted, checkpoint[RUN_FINGERPRINT]["settings"]
 
     @property
