@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import random
 from pathlib import Path
 
 import pytest
@@ -92,3 +93,20 @@ def test_folders_without_a_game_are_not_counted(copied: Path) -> None:
 def test_parse_action_golden() -> None:
     for case in golden("environments.json")["projection"]["alfworld"]:
         assert parse_action(case["text"]) == (case["action"], bool(case["valid"])), case["text"]
+
+
+@pytest.mark.parametrize("split", ["valid_seen", "valid_unseen"])
+def test_the_scripted_expert_plays_the_real_games(split: str, world: AlfWorld) -> None:
+    """It knows no more than the goal and what it has seen; the novice errs."""
+    won = {"expert": 0, "novice": 0}
+    for task in world.tasks(split):
+        for name, player in zip(won, world.players(task, random.Random(task.id)), strict=True):
+            session = world.session(task)
+            observation = session.reset()
+            for _ in range(50):
+                observation = session.step(player.act(observation))
+                if observation.done:
+                    break
+            won[name] += observation.success
+    assert won["expert"] >= 0.98 * len(world.tasks(split))
+    assert 0.4 * len(world.tasks(split)) < won["novice"] < 0.9 * len(world.tasks(split))

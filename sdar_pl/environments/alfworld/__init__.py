@@ -9,6 +9,7 @@ movable receptacles or sliced objects, which the official engine leaves out too.
 from __future__ import annotations
 
 import os
+import random
 import threading
 import warnings
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from sdar_pl.checks import at_least, one_of
 from sdar_pl.environments.action_tags import parse_action
 from sdar_pl.environments.alfworld.pddl import load_game, read_text
 from sdar_pl.environments.base import Session
+from sdar_pl.environments.household.expert import Expert, Novice
 from sdar_pl.environments.household.game import KINDS, Game, chosen_kinds
 from sdar_pl.environments.household.prompts import HouseholdPrompts
 from sdar_pl.environments.household.rules import HouseholdSession
@@ -112,6 +114,9 @@ class AlfWorld(HouseholdPrompts):
         from sdar_pl.environments.alfworld.textworld_worker import TextWorldSession
 
         return TextWorldSession(self.root / task.id / GAME_FILE, self.success_reward)
+
+    def players(self, task: Task, rng: random.Random) -> tuple[Expert, Novice]:
+        return Expert(task.text, rng), Novice(task.text, rng)
 
     def expert_plan(self, task: Task) -> tuple[str, ...]:
         """The walkthrough that comes with the game: a reference solution. Empty for a bad game."""
