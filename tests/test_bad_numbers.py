@@ -19,18 +19,23 @@ from sdar_pl.engines import Sampling
 from sdar_pl.environments.faults import Faulty
 from sdar_pl.environments.gym_text import GymText
 from sdar_pl.environments.household import Household
+from sdar_pl.environments.verifiers import Verifiers
 from sdar_pl.errors import UserError
 from sdar_pl.module import SDARModule
 from sdar_pl.objectives import GRPO
 from sdar_pl.policy import Policy
 from sdar_pl.retrieval.dense import Dense
 from sdar_pl.rewards import Judge, Rubric, Succeeds, ToolUse
+from sdar_pl.warmup import DemonstrationDataModule, WarmupModule
 
 #: arguments without a default that a class needs before it looks at its numbers
 NEEDED: dict[type, dict[str, Any]] = {
     RolloutDataModule: dict.fromkeys(("policy", "environment", "engine", "prompter")) | {"objective": GRPO()},
     SDARModule: {"policy": Policy("tiny-household"), "objective": GRPO()},
+    DemonstrationDataModule: dict.fromkeys(("policy", "demonstrations", "prompter")),
+    WarmupModule: {"policy": Policy("tiny-household")},
     Faulty: {"environment": Household()},
+    Verifiers: {"taskset": "my_tasks.Sums"},
     GymText: {"worlds": {}},
     Dense: {"corpus": "passages.jsonl", "model": "encoder"},
     ToolUse: {"action": "fetch "},

@@ -126,7 +126,7 @@ def test_teacher_without_context(capfd: pytest.CaptureFixture[str], models: dict
     said = complain(
         capfd,
         *["--config", QUICKSTART, "--model.policy.model", str(models["qwen2"])],
-        *["--data.context", "sdar_pl.skills.providers.NoContext"],
+        *["--model.teacher", "Current", "--data.context", "sdar_pl.skills.providers.NoContext"],
     )
     assert "data.context" in said
 
@@ -150,7 +150,10 @@ CENTRED = "{class_path: sdar_pl.objectives.CentredGapGate}"
     ("objective", "arguments", "words"),
     [
         ("gspo", ["--model.objective.init_args.aggregation", "token-mean"], ["GSPOLoss", "set it to seq-mean"]),
-        *((name, ["--config", NO_CONTEXT], ["set data.context"]) for name in ("sdar_reverse_kl", "rlsd", "opid")),
+        *(
+            (name, ["--config", NO_CONTEXT, "--model.teacher", "Current"], ["set data.context"])
+            for name in ("sdar_reverse_kl", "rlsd", "opid")
+        ),
         ("sdar_js", ["--model.objective.init_args.distillation.init_args.gate", CENTRED], ["set gate to GapGate"]),
         ("sdar_js", ["--model.objective.init_args.distillation.init_args.estimator.init_args.k", "0"], ["≥ 1"]),
         ("sdar_js", ["--model.objective.init_args.distillation.init_args.estimator.init_args.kind", "kl"], ["kind"]),

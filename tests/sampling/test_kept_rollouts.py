@@ -52,6 +52,7 @@ def test_each_iteration_is_of_the_weights_before_and_corrected(server: SmallVLLM
     assert min(row["engine/effective_sample_size"] for row in rows[1:]) < rows[0]["engine/effective_sample_size"]
 
 
+@pytest.mark.slow
 def test_a_run_centres_the_score_with_the_servers_likeliest_tokens(url: str, tmp_path: Path) -> None:
     """The first iteration, of equal weights on both sides, has the loss of truncated importance sampling; the next, of
     the weights before, has another."""
