@@ -108,5 +108,5 @@ def test_the_scripted_expert_plays_the_real_games(split: str, world: AlfWorld) -
                 if observation.done:
                     break
             won[name] += observation.success
-    assert won["expert"] >= 0.98 * len(world.tasks(split))
+    assert won["expert"] >= len(world.tasks(split)) - 1
     assert 0.4 * len(world.tasks(split)) < won["novice"] < 0.9 * len(world.tasks(split))
