@@ -10,10 +10,13 @@ Arguments, as a process of its own: case, groups, shape → JSON.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from _peers import CASES, GROUP, PHASES, Case, configuration
@@ -131,6 +134,33 @@ def timed(product: Product, known: dict[tuple[int, int, int], float]) -> float:
     return known[shape] * product.times
 
 
+def memory(case: Case, groups: int, shape: str, budget: int) -> dict[str, float]:
+    """MiB: the process with its packages, the weights, and what one update of a micro-batch saves for backward, by the
+    arithmetic of ``plan``."""
+    import _peer_ours  # noqa: F401 - its packages
+    import torch
+    from _common import model_folder
+
+    from sdar_pl.modeling import folded_lora
+    from sdar_pl.modeling.memory import update_bytes
+    from sdar_pl.modeling.skeleton import build_skeleton
+    from sdar_pl.modeling.sources import ModelSource
+    from sdar_pl.policy import LoRA
+
+    status = Path("/proc/self/status").read_text().splitlines()
+    resident = next(int(line.split()[1]) / 2**10 for line in status if line.startswith("VmRSS"))
+    with tempfile.TemporaryDirectory() as folder:
+        source = ModelSource(model_folder(Path(folder) / "model", configuration(shape)), None, True)
+        skeleton = build_skeleton(source, LoRA(), None, torch.float32, "prefix_tree")
+    folded_lora.fold_adapters(skeleton.net)
+    tokens = min(budget, groups * distinct(case))
+    replies = tokens * GROUP * case.turns * case.reply // distinct(case)
+    options: dict[str, Any] = {"chunk": CHUNK, "precision": contextlib.nullcontext}
+    plain, again = (update_bytes(skeleton.net, 1, tokens, replies, checkpointing=on, **options) for on in (False, True))
+    found = {"packages": resident, "weights": skeleton.weights / 2**20, "saved": plain.saved / 2**20}
+    return {**found, "update": plain.peak / 2**20, "checkpointed": again.peak / 2**20, "tokens": tokens}
+
+
 def measure(case: Case, groups: int, shape: str, budget: int) -> dict[str, Any]:
     """Tokens, GFLOP and the seconds of the products, by phase; the rate of a plain product in GFLOP/s."""
     import torch
@@ -143,7 +173,7 @@ def measure(case: Case, groups: int, shape: str, budget: int) -> dict[str, Any]:
     for name, one in work(case, groups, configuration(shape), budget).items():
         alone = sum(timed(product, known) for product in one.products) + one.attention / rate
         phases[name] = {"tokens": one.tokens, "gflop": one.gflop, "at_rate": one.gflop / rate, "alone": alone}
-    return {"rate": rate, "phases": phases}
+    return {"rate": rate, "phases": phases, "memory": memory(case, groups, shape, budget)}
 
 
 def lines(report: dict[str, Any]) -> list[str]:
@@ -182,6 +212,15 @@ def lines(report: dict[str, Any]) -> list[str]:
                 f"×; the goal leaves {rivals['total'] / goal - alone:.1f} s for what is left, which takes "
                 f"{measured['total'] - alone:.1f} s.",
             ]
+        parts = one["memory"]
+        counted = parts["packages"] + 2 * parts["weights"] + parts["update"]
+        found += [
+            "",
+            f"Memory, MiB: {parts['packages']:.0f} for Python and its packages, {2 * parts['weights']:.0f} for the "
+            f"weights and the folded ones, {parts['update']:.0f} for an update of {parts['tokens']:,.0f} tokens by the "
+            f"arithmetic of `plan` ({parts['saved']:.0f} saved for backward; {parts['checkpointed']:.0f} in all with "
+            f"gradient checkpointing): {counted:.0f} of the {measured['peak'] * 1024:.0f} measured.",
+        ]
     return found
 
 

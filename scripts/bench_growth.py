@@ -172,7 +172,7 @@ def exception(axes: dict[str, Any]) -> list[str]:
         f"{turns['fits']['rollout_s']['bend']:.0%} at {turns['x'][-1]} turns. By arithmetic: in a layer of width d, "
         "attention takes 4 d n operations for a token with n before it, 2 d n on average over a row of n, and each "
         "weight 2. In the tiny policy (d = 128, 246,000 weights a layer) both are equal at rows of 1,900 tokens, in "
-        "Qwen2.5-3B (d = 2,048, 77 million) at 38,000. All else is linear: R² is 0.99 or more for seconds in tokens, "
+        "Qwen2.5-3B (d = 2,048, 77 million) at 38,000. All else is linear: R² is 0.98 or more for seconds in tokens, "
         "episodes and turns; bends of other lines are within what a single measurement beside other jobs scatters.",
     ]
 
