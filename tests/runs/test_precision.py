@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers import CONFIGS
 from helpers.runs import fit, fit_here, metrics, run_here, same, weights
 
 PRECISIONS = {
@@ -30,6 +31,20 @@ def test_bf16_true_is_the_dtype_of_the_base_weights(tmp_path: Path) -> None:
     assert {tensor.dtype for tensor in weights(run).values()} == {torch.float32}
     assert moved(run)
     assert metrics(run)[-1]["engine/logprob_mismatch"] > 1e-4, "it was bfloat16"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not torch.ops.mkldnn._is_mkldnn_bf16_supported(), reason="bfloat16 is slow on this CPU")
+@pytest.mark.parametrize("precision", ["bf16-mixed", "bf16-true"])
+def test_bf16_learns(precision: str, tmp_path: Path) -> None:
+    """In float32 the same five iterations take the panel from 47 to 72 %."""
+    sizes = ["--trainer.max_epochs", "5", "--trainer.check_val_every_n_epoch", "5", "--data.tasks_per_iteration", "4"]
+    panel = ["--data.environment.init_args.validation_tasks", "32", "--trainer.default_root_dir", str(tmp_path)]
+    quickstart = str(CONFIGS / "quickstart.yaml")
+    rows = metrics(run_here("fit", "--config", quickstart, "--trainer.precision", precision, *sizes, *panel))
+    assert rows[-1]["val/success"] > rows[0]["val/success"] + 0.1
+    assert rows[-1]["loss/distill"] < 0.8 * rows[1]["loss/distill"]
+    assert rows[-1]["engine/logprob_mismatch"] < 0.01
 
 
 @pytest.mark.parametrize(
