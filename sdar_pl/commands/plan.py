@@ -155,6 +155,7 @@ def skeleton(config: Any) -> Skeleton:
         base_dtype(config),
         policy.attention,
         partial(torch.autocast, "cpu", torch.bfloat16) if mixed else contextlib.nullcontext,
+        policy.folded_lora,
     )
 
 

@@ -83,6 +83,9 @@ class TransformersEngine(Engine):
         return done
 
     def memory(self, model: Skeleton, rollout: RolloutSize) -> dict[str, Memory]:
+        from sdar_pl.modeling.folded_lora import plain_parts
+
+        folded = sum(part.base_layer.weight.nbytes for part in plain_parts(model.net))
         decoded = min(rollout.sessions, self.max_rows)
         prompts = max(1, min(decoded, self.prefill_tokens // rollout.prompt_tokens))
         height, token = prefill_bytes(model.net, prompts, rollout.prompt_tokens, precision=model.precision)
@@ -96,6 +99,7 @@ class TransformersEngine(Engine):
             "copies of the cache": Memory(copies, "when rows leave the batch", in_turn=True),
             "prompts": Memory(height + model.unpacked, f"{prompts} × {rollout.prompt_tokens:,} tokens", in_turn=True),
             "sampling": Memory(decoded * model.vocabulary * BYTES_A_LOGIT, in_turn=True),
+            **({"folded adapters": Memory(folded, "a copy of the layers that have one")} if folded else {}),
         }
 
     def fit(self, model: Skeleton, rollout: RolloutSize, usable: int) -> None:

@@ -26,13 +26,18 @@ def fold_adapters(net: nn.Module) -> None:
             part.__class__ = FoldedLinear
 
 
+def plain_parts(net: nn.Module) -> list[FoldedLinear]:
+    """The layers that fold their adapters as they stand."""
+    return [part for part in net.modules() if isinstance(part, FoldedLinear) and part.is_plain()]
+
+
 @contextlib.contextmanager
 def folded_once(net: nn.Module) -> Iterator[None]:
     """A block of passes without gradient in which no weight changes (``generate``): each layer folds its adapter once.
 
     The block holds the folded weights beside the base's.
     """
-    parts = [part for part in net.modules() if isinstance(part, FoldedLinear) and part.is_plain()]
+    parts = plain_parts(net)
     for part in parts:
         part.once = part.fold()
     try:
@@ -72,12 +77,13 @@ class FoldedLinear(Linear):  # type: ignore[misc]
     def is_plain(self) -> bool:
         """Whether the layer as it stands is W + α/r·B A, in one dtype."""
         weight, names = self.base_layer.weight, self.active_adapters
+        device = "cpu" if weight.is_meta else weight.device.type  # ``plan`` puts a CPU's autocast around shapes
         return (
             not (self.disable_adapters or self.merged or self.lora_variant)
             and len(names) == 1
             and weight.dtype == self.lora_A[names[0]].weight.dtype
             and isinstance(self.lora_dropout[names[0]], nn.Identity)
-            and not torch.is_autocast_enabled(weight.device.type)
+            and not torch.is_autocast_enabled(device)
         )
 
 

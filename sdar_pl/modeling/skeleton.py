@@ -71,6 +71,7 @@ def build_skeleton(
     dtype: torch.dtype,
     attention: str,
     precision: Callable[[], Any] = contextlib.nullcontext,
+    folded_lora: bool = False,
 ) -> Skeleton:
     """The skeleton of a Policy.
 
@@ -92,6 +93,6 @@ def build_skeleton(
         for part in quantised(net) if quantization == "int8" else ():
             part.__class__ = Int8StandIn
         if lora is not None:
-            net = adapt(net, lora)
+            net = adapt(net, lora, folded_lora)
     largest = max(parameter.numel() for parameter in decoder_layers(net)[0].parameters())
     return Skeleton(net, weights, statistics, largest * dtype.itemsize if quantization else 0, precision)

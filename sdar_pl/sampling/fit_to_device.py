@@ -68,7 +68,13 @@ def skeleton_of(policy: Policy) -> Skeleton:
     mixed = torch.is_autocast_enabled(policy.device.type)
     precision: Callable[[], Any] = partial(torch.autocast, "cpu", torch.bfloat16) if mixed else contextlib.nullcontext
     return build_skeleton(
-        policy.source, policy.lora, policy.quantization, policy.base_dtype, policy.attention, precision
+        policy.source,
+        policy.lora,
+        policy.quantization,
+        policy.base_dtype,
+        policy.attention,
+        precision,
+        policy.folded_lora,
     )
 
 

@@ -119,10 +119,12 @@ def test_a_moving_average_takes_as_much_as_it_averages(
 
 
 SLOW = pytest.mark.slow
+CHOSEN: dict[str, dict[str, Any]] = {"tree": {"attention": "prefix_tree"}, "folded": {"folded_lora": True}}
 UPDATES = [
     pytest.param(None, "float32", False),
     pytest.param("nf4", "float32", True),
     pytest.param("tree", "float32", False),
+    pytest.param("folded", "float32", False),
     pytest.param(None, "float32", True, marks=SLOW),
     pytest.param(None, "bfloat16", False, marks=SLOW),
     pytest.param(None, "bfloat16", True, marks=SLOW),
@@ -136,7 +138,7 @@ UPDATES = [
 def test_an_update_within_15_percent(
     planned: Callable[..., dict[str, Any]], small: Path, kind: str | None, dtype: str, checkpointing: bool
 ) -> None:
-    chosen = {"attention": "prefix_tree"} if kind == "tree" else {"quantization": kind} if kind else {}
+    chosen = CHOSEN.get(kind, {"quantization": kind}) if kind else {}
     settings = {"dtype": dtype, **chosen}
     words = {**settings, "gradient_checkpointing": str(checkpointing).lower()}
     plan = planned("quickstart.yaml", **options(small, **words))
@@ -177,9 +179,9 @@ def test_the_teachers_likeliest_tokens_take_room(planned: Callable[..., dict[str
 
 
 @SLOW
-@pytest.mark.parametrize("kind", [None, "nf4"])
+@pytest.mark.parametrize("kind", [None, "nf4", "folded"])
 def test_a_rollout_within_15_percent(planned: Callable[..., dict[str, Any]], small: Path, kind: str | None) -> None:
-    settings = {"quantization": kind} if kind else {}
+    settings = CHOSEN.get(kind, {"quantization": kind}) if kind else {}
     plan = planned("quickstart.yaml", **options(small, **settings))
     policy = Policy(str(small), LoRA(), **settings)  # type: ignore[arg-type]
     policy.build()
