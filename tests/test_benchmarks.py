@@ -84,8 +84,10 @@ def test_peers_without_trl(tmp_path: Path) -> None:
 
 def test_growth(tmp_path: Path) -> None:
     run("bench_growth.py", "--axis", "group", "--points", 2, "--out", tmp_path)
-    fit = json.loads((tmp_path / "growth.json").read_text())["axes"]["group"]["fits"]["update_s"]
-    assert fit["slope"] > 0
+    found = json.loads((tmp_path / "growth.json").read_text())["axes"]["group"]
+    assert found["x"] == [4, 8]
+    assert min(found["y"]["update_s"]) > 0
+    assert found["fits"]["update_s"].keys() >= {"constant", "slope", "r2", "bend"}
     assert "| update_s |" in (tmp_path / "growth.md").read_text()
 
 
