@@ -38,7 +38,7 @@ _FIT = "fit --config QUICKSTART --config"
 _CHECK = "check-env sdar_pl.environments.household.Household"
 #: whole command lines
 LINES: list[tuple[str, ...]] = [
-    ("", "no command; name one of fit, validate, test, predict, plan, play, compare"),
+    ("", "no command; name one of fit, validate, test, predict, warmup, plan, play, compare"),
     ("fitt", "'fitt': no such command; did you mean fit?"),
     ("train --config QUICKSTART", "'train': no such command; name one of"),
     ("--config QUICKSTART", "subcommand"),
