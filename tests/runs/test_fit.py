@@ -145,6 +145,8 @@ def test_every_objective_trains(name: str, tmp_path: Path) -> None:
     turns = {"dapo": "8", "cispo": "12"}
     more = {name: ["--data.play.max_turns", count] for name, count in turns.items()}
     more["gigpo"] = ["--data.prompter.history", "windowed"]
+    panel = ["--trainer.callbacks+=sdar_pl.callbacks.TeacherPanel"]  # the teacher's success beside the student's
+    more |= {"gats": panel, "retire_opd": panel}
     extra = more.get(name, [])
     run = fit_here(
         tmp_path,
