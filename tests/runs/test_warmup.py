@@ -102,7 +102,7 @@ def test_ctrl_c_leaves_a_checkpoint_and_says_how_to_go_on(tmp_path: Path) -> Non
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("strategy", "options"), [
-    ("ddp", []), ("fsdp2", []), ("fsdp2", ["--model.policy.quantization", "nf4"]),
+    ("ddp", []), ("fsdp2", ["--model.policy.quantization", "nf4"]),
 ])  # fmt: skip
 def test_two_ranks_give_the_same(strategy: str, options: list[str], tmp_path: Path) -> None:
     options = ["--data.prompt_weight", "0.1", *EVERY, *options]
