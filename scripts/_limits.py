@@ -141,7 +141,6 @@ def memory(case: Case, groups: int, shape: str, budget: int) -> dict[str, float]
     import torch
     from _common import model_folder
 
-    from sdar_pl.modeling import folded_lora
     from sdar_pl.modeling.memory import update_bytes
     from sdar_pl.modeling.skeleton import build_skeleton
     from sdar_pl.modeling.sources import ModelSource
@@ -151,8 +150,7 @@ def memory(case: Case, groups: int, shape: str, budget: int) -> dict[str, float]
     resident = next(int(line.split()[1]) / 2**10 for line in status if line.startswith("VmRSS"))
     with tempfile.TemporaryDirectory() as folder:
         source = ModelSource(model_folder(Path(folder) / "model", configuration(shape)), None, True)
-        skeleton = build_skeleton(source, LoRA(), None, torch.float32, "prefix_tree")
-    folded_lora.fold_adapters(skeleton.net)
+        skeleton = build_skeleton(source, LoRA(), None, torch.float32, "prefix_tree", folded_lora=True)
     tokens = min(budget, groups * distinct(case))
     replies = tokens * GROUP * case.turns * case.reply // distinct(case)
     options: dict[str, Any] = {"chunk": CHUNK, "precision": contextlib.nullcontext}

@@ -218,7 +218,8 @@ def main() -> None:
                     print(case, number, name, one, flush=True)
                 report["cases"][case] = {name: summary(name, rounds[case]) for name in names}
                 report["goals"][case] = figures(rounds[case])
-                report["limits"][case] = limits(case, args.groups, args.shape)
+                if number == 0:  # they do not depend on the pair
+                    report["limits"][case] = limits(case, args.groups, args.shape)
                 write()
     print(markdown(report))
 
