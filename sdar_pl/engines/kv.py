@@ -6,12 +6,14 @@ wider than what they hold, so that a new token is written behind the last one (p
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from sdar_pl.errors import UserError
 
 #: spare columns that are added at a time
 COLUMNS_AT_ONCE = 64
@@ -82,3 +84,29 @@ def _columns(block: Block, rows: Sequence[int]) -> tuple[Tensor, Tensor | None, 
     # A stable sort puts invalid columns first and keeps the order of valid ones.
     order = torch.argsort(valid.to(torch.int8), dim=1, stable=True)[:, width - longest :]
     return index, order, valid.gather(1, order)
+
+
+def chunks(items: Sequence[tuple[int, int]], budget: int) -> Iterator[list[int]]:
+    """Split (number, length) pairs into chunks of at most ``budget`` padded tokens; a longer one goes alone."""
+    chunk, longest = list[int](), 0
+    for number, length in items:
+        longest = max(longest, length)
+        if chunk and longest * (len(chunk) + 1) > budget:
+            yield chunk
+            chunk, longest = [], length
+        chunk.append(number)
+    if chunk:
+        yield chunk
+
+
+def refuse_partial_caches(config: Any) -> None:
+    """Raises ``UserError`` where a layer's cache is anything but all keys and values (sliding window, state space)."""
+    from transformers import DynamicCache
+    from transformers.cache_utils import DynamicLayer
+
+    odd = sorted({type(layer).__name__ for layer in DynamicCache(config=config).layers} - {DynamicLayer.__name__})
+    if odd:
+        raise UserError(
+            f"data.engine: this model's layers cache as {', '.join(odd)}; the transformers engine keeps caches of full "
+            "attention only, use another model"
+        )

@@ -1,12 +1,13 @@
-"""A cache layer with spare columns: a new token is written behind the last one instead of copying all of them.
+"""Cache layers that write a new token into columns that are there, instead of copying all columns.
 
-A file of its own because it derives from a class of transformers, whose import takes a second.
+A file of its own because they derive from a class of transformers, whose import takes a second.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
+import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicLayer
 
@@ -33,6 +34,21 @@ class PreallocatedLayer(DynamicLayer):  # type: ignore[misc]
         self.storage[0][:, :, old:new] = key_states
         self.storage[1][:, :, old:new] = value_states
         self._show(new)
+        return self.keys, self.values
+
+
+class SlotLayer(DynamicLayer):  # type: ignore[misc]
+    """``keys`` and ``values`` [n, H, W, D] of fixed size; row i's new token goes to column ``columns[i]``."""
+
+    def __init__(self, keys: Tensor, values: Tensor, columns: Tensor) -> None:
+        super().__init__()
+        self.keys, self.values, self.columns = keys, values, columns
+        self.rows = torch.arange(len(keys), device=keys.device)
+        self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        self.keys[self.rows, :, self.columns] = key_states[:, :, 0]
+        self.values[self.rows, :, self.columns] = value_states[:, :, 0]
         return self.keys, self.values
 
 

@@ -1,15 +1,18 @@
 """In-process sampling with the policy's own weights.
 
 Three savings over calling ``model.generate`` turn by turn: the KV cache of an episode is kept between its turns, a
-prompt shared by a group is run once, and finished rows leave the batch. Log-probs come with the tokens. Each row draws
-from its own random stream (inverse CDF of one uniform number a token), so results do not depend on batching.
+prompt shared by a group is run once, and finished rows leave the batch. On a GPU rows decode in slots that are refilled
+as they end (slots.py). Log-probs come with the tokens. Each row draws from its own random stream (inverse CDF of one
+uniform number a token), so results do not depend on batching.
 Left out: sliding-window and state-space caches (refused), paging, speculative decoding.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import deque
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby
 from typing import Any, Literal
 
@@ -18,13 +21,14 @@ from torch import Tensor
 
 from sdar_pl.checks import at_least
 from sdar_pl.engines.base import Completion, Engine, Request, RolloutSize, Sampling, refuse_repeated_sessions
-from sdar_pl.engines.inverse_cdf import BYTES_A_LOGIT, draw
-from sdar_pl.engines.kv import COLUMNS_AT_ONCE, Block, gather
+from sdar_pl.engines.inverse_cdf import BYTES_A_LOGIT
+from sdar_pl.engines.kv import COLUMNS_AT_ONCE, Block, chunks, gather, refuse_partial_caches
+from sdar_pl.engines.responses import Responses
+from sdar_pl.engines.slots import SlotPool, Slots, slot_columns, slot_rows
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.memory import Memory, height, prefill_bytes
 from sdar_pl.modeling.skeleton import Skeleton
 from sdar_pl.policy import Policy
-from sdar_pl.runtime.finite import blame
 
 #: "auto" decodes no more episodes at one time
 MOST_ROWS = 256
@@ -48,39 +52,60 @@ class TransformersEngine(Engine):
         max_rows: episodes decoded at one time; "auto": as many as the device has memory for, at most 256.
         prefill_tokens: padded prompt tokens per forward call.
         keep_cache: keep KV caches between the turns of an episode.
+        slots: decode in slots of a fixed size, each step one CUDA graph (slots.py); "auto": on a GPU.
     """
 
     def __init__(
-        self, max_rows: int | Literal["auto"] = 256, prefill_tokens: int = 16384, keep_cache: bool = True
+        self,
+        max_rows: int | Literal["auto"] = 256,
+        prefill_tokens: int = 16384,
+        keep_cache: bool = True,
+        slots: bool | Literal["auto"] = "auto",
     ) -> None:
         self.auto = max_rows == "auto"
         self.max_rows = MOST_ROWS if max_rows == "auto" else at_least("data.engine.max_rows", max_rows, 1)
         self.prefill_tokens = at_least("data.engine.prefill_tokens", prefill_tokens, 1)
-        self.keep_cache = keep_cache
+        self.keep_cache, self.slots = keep_cache, slots
+        self._pool: SlotPool | None = None
+        self._open: set[int] = set()  # sessions that were not released yet
         self._policy: Policy | None = None
         self._kept: dict[int, CachedRow] = {}
 
     def sync(self, policy: Policy) -> None:
-        _refuse_partial_caches(policy.causal_lm.config)
-        self._policy, self._kept = policy, {}
+        refuse_partial_caches(policy.causal_lm.config)
+        self._policy, self._kept, self._pool = policy, {}, None
         self.prefilled = self.generated = 0
 
     def release(self, sessions: Sequence[int]) -> None:
+        self._forget(sessions)
+        self._open.difference_update(sessions)
+        if not self._open:
+            self._pool = None  # its memory is the update's
+
+    def _forget(self, sessions: Sequence[int]) -> None:
         for session in sessions:
             self._kept.pop(session, None)
 
     def generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        done: list[Completion] = []
         assert self._policy is not None, "sync first"
         refuse_repeated_sessions(requests)
         longest = max((len(request.prompt) for request in requests), default=0)
         self._policy.check_length(longest + sampling.max_new_tokens)
+        self._open.update(request.session for request in requests)
         from sdar_pl.modeling.folded_lora import folded_once  # here: it imports peft, and with it bitsandbytes
 
-        with self._policy.evaluating(), folded_once(self._policy.net):
-            for start in range(0, len(requests), self.max_rows):
-                done += self._generate(requests[start : start + self.max_rows], sampling)
-        return done
+        responses = Responses(self._policy, requests, sampling)
+        with self._policy.evaluating():
+            if self._policy.device.type == "cuda" if self.slots == "auto" else self.slots:
+                self._decode_in_slots(responses, slot_columns(longest + sampling.max_new_tokens))
+            else:
+                with folded_once(self._policy.net):
+                    for start in range(0, len(requests), self.max_rows):
+                        parts, logits, order = self._prefill(requests[start : start + self.max_rows])
+                        block = gather(parts, spare_columns=COLUMNS_AT_ONCE)
+                        self._decode(responses, [start + i for i in order], block, logits)
+        self.generated += sum(len(completion.tokens) for completion in responses.completions)
+        return responses.completions
 
     def memory(self, model: Skeleton, rollout: RolloutSize) -> dict[str, Memory]:
         from sdar_pl.modeling.folded_lora import plain_parts
@@ -114,25 +139,20 @@ class TransformersEngine(Engine):
 
     # ------------------------------------------------------------------ prompt → cache and next-token logits
 
-    def _generate(self, requests: Sequence[Request], sampling: Sampling) -> list[Completion]:
-        block, logits, order = self._prefill(requests)
-        decoded = self._decode([requests[i] for i in order], block, logits, sampling)
-        by_request = dict(zip(order, decoded, strict=True))
-        return [by_request[i] for i in range(len(requests))]
-
-    def _prefill(self, requests: Sequence[Request]) -> tuple[Block, Tensor, list[int]]:
-        """Cache, next-token logits [n, V] and the order of the requests in them: continued sessions come first."""
+    def _prefill(self, requests: Sequence[Request]) -> tuple[list[tuple[Block, list[int]]], Tensor, list[int]]:
+        """Cached rows, next-token logits [n, V] and the requests' order in them: continued sessions come first."""
         old = [i for i, request in enumerate(requests) if self._continues(request)]
         new = list(set(range(len(requests))).difference(old))
         new.sort(key=lambda i: (len(requests[i].prompt), requests[i].prompt))
-        self.release([requests[i].session for i in new])
-        parts, logits = [], []
+        self._forget([requests[i].session for i in new])
+        parts: list[tuple[Block, list[int]]] = []
+        logits = []
         kept = {i: self._kept[requests[i].session] for i in old}
         rest = {i: requests[i].prompt[len(kept[i].tokens) :] for i in old}
         # In the order of their blocks, so that a block that goes on whole is not copied.
         numbers = {id(one.block): n for n, one in enumerate(self._kept.values())}
         old.sort(key=lambda i: (numbers[id(kept[i].block)], kept[i].row))
-        for chunk in _chunks([(i, len(rest[i])) for i in old], self.prefill_tokens):
+        for chunk in chunks([(i, len(rest[i])) for i in old], self.prefill_tokens):
             past = self._take(
                 [requests[i].session for i in chunk], spare_columns=max(len(rest[i]) for i in chunk) + COLUMNS_AT_ONCE
             )
@@ -142,12 +162,12 @@ class TransformersEngine(Engine):
         # Equal prompts stand together and are run once.
         unique = [list(same) for _, same in groupby(new, key=lambda i: requests[i].prompt)]
         prompts = [requests[same[0]].prompt for same in unique]
-        for chunk in _chunks([(n, len(prompt)) for n, prompt in enumerate(prompts)], self.prefill_tokens):
+        for chunk in chunks([(n, len(prompt)) for n, prompt in enumerate(prompts)], self.prefill_tokens):
             block, last = self._forward([prompts[n] for n in chunk], None)
             rows = [row for row, n in enumerate(chunk) for _ in unique[n]]
             parts.append((block, rows))
             logits.append(last[rows])
-        return gather(parts, spare_columns=COLUMNS_AT_ONCE), torch.cat(logits), old + new
+        return parts, torch.cat(logits), old + new
 
     def _continues(self, request: Request) -> bool:
         kept = self._kept.get(request.session)
@@ -195,33 +215,21 @@ class TransformersEngine(Engine):
 
     # ------------------------------------------------------------------ decoding
 
-    def _decode(self, rows: Sequence[Request], block: Block, logits: Tensor, sampling: Sampling) -> list[Completion]:
-        assert self._policy is not None
-        ends = self._policy.end_tokens
-        out = [Completion([], []) for _ in rows]
-        active = list(range(len(rows)))  # row numbers in the decoding batch
-        running = [True] * len(rows)  # by place in the batch
+    def _decode(self, responses: Responses, numbers: Sequence[int], block: Block, logits: Tensor) -> None:
+        """Decode these requests, whose caches are the rows of ``block``, in a batch that rows leave."""
+        active = list(numbers)  # by place in the batch
         cache, valid = block.cache(), block.valid
         positions = valid.sum(1, keepdim=True)  # of the token to be fed next
         while True:
-            tokens, logprobs = self._draw(logits, [rows[i] for i in active], running, sampling)
-            for place, i in enumerate(active):
-                if not running[place]:
-                    continue
-                completion = out[i]
-                completion.tokens.append(tokens[place])
-                completion.logprobs.append(logprobs[place])
-                self.generated += 1
-                over = len(completion.tokens) >= sampling.max_new_tokens
-                if over or tokens[place] in ends or (sampling.stop and self._stopped(completion, sampling)):
-                    running[place] = False
+            tokens = responses.draw(logits, active)
+            running = [number not in responses.ended for number in active]
             stay = [place for place, alive in enumerate(running) if alive]
             if len(stay) <= (1 - LEAVE_SHARE) * len(active):
                 now = Block.of(cache, valid)
                 gone = [place for place, alive in enumerate(running) if not alive]
-                self._keep([(rows[active[place]], out[active[place]]) for place in gone], now, gone)
+                self._keep(responses, [active[p] for p in gone], partial(_some, now, gone))
                 if not stay:
-                    return out
+                    return
                 left = gather([(now, stay)], spare_columns=COLUMNS_AT_ONCE)
                 cache, valid, positions = left.cache(), left.valid, positions[stay]
                 active, tokens, running = [active[p] for p in stay], [tokens[p] for p in stay], [True] * len(stay)
@@ -231,61 +239,58 @@ class TransformersEngine(Engine):
             positions = positions + 1
             logits = self._head(hidden[:, -1])
 
-    def _draw(
-        self, logits: Tensor, rows: Sequence[Request], running: Sequence[bool], sampling: Sampling
-    ) -> tuple[list[int], list[float]]:
-        """A token and its log-prob for every row. Rows that have ended draw nothing from their streams."""
-        assert self._policy is not None
-        random = sampling.temperature > 0
-        uniforms = [row.stream.random() if random and alive else 0.5 for row, alive in zip(rows, running, strict=True)]
-        try:
-            return draw(logits, uniforms, sampling)
-        except FloatingPointError as error:
-            raise UserError(
-                f"model.policy: no token can be drawn, the logits are not finite: {blame(self._policy)}; use weights "
-                "that are, or go on from an earlier checkpoint with a lower learning rate"
-            ) from error
+    def _decode_in_slots(self, responses: Responses, width: int) -> None:
+        """Decode all requests in at most ``max_rows`` slots of ``width`` columns, filled again as rows end."""
+        self._pool = self._pool or SlotPool(self._fed)
+        waiting = deque(range(len(responses.requests)))
+        slots: Slots | None = None
+        seats, feed = dict[int, int](), list[int]()  # slot → its request; the next token of each slot
+        while waiting or seats:
+            gone = [slot for slot, number in seats.items() if number in responses.ended]
+            if len(gone) >= LEAVE_SHARE * len(seats):
+                if slots is not None and gone:
+                    self._keep(responses, [seats.pop(slot) for slot in gone], partial(slots.take, gone))
+                if waiting:
+                    new = [waiting.popleft() for _ in range(min(len(waiting), self.max_rows - len(seats)))]
+                    parts, logits, order = self._prefill([responses.requests[number] for number in new])
+                    if slots is None:
+                        slots = self._pool.slots(slot_rows(len(new), self.max_rows), width, parts[0][0])
+                        feed = [0] * slots.rows
+                    free = [slot for slot in range(slots.rows) if slot not in seats][: len(new)]
+                    slots.fill(free, parts)
+                    seats |= zip(free, (new[i] for i in order), strict=True)
+                    for slot, token in zip(free, responses.draw(logits, [seats[slot] for slot in free]), strict=True):
+                        feed[slot] = token
+                    continue
+                if slots is not None and seats and slot_rows(len(seats), self.max_rows) < slots.rows:
+                    feed, block = [feed[slot] for slot in seats], slots.take(list(seats))
+                    slots = self._pool.slots(slot_rows(len(seats), self.max_rows), width, block)
+                    seats = dict(enumerate(seats.values()))
+                    slots.fill(list(seats), [(block, list(seats))])
+            if slots is not None and seats:
+                running = [slot for slot, number in seats.items() if number not in responses.ended]
+                logits = slots.step(running, [feed[slot] for slot in running])
+                feed = responses.draw(logits, [seats.get(slot) for slot in range(slots.rows)])
 
-    def _keep(self, ended: Sequence[tuple[Request, Completion]], block: Block, places: list[int]) -> None:
-        """Remember the rows of ``block`` at ``places`` for the next turns of the sessions that have ended theirs."""
+    def _fed(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        assert self._policy is not None
+        hidden, _ = self._policy.hidden(
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
+        )
+        return self._head(hidden[:, -1])
+
+    def _keep(self, responses: Responses, numbers: Sequence[int], rows: Callable[[], Block]) -> None:
+        """Remember ``rows``, the caches of these requests, for the next turns of their sessions."""
+        ended = [(responses.requests[number], responses.completions[number]) for number in numbers]
         if not self.keep_cache or not any(request.keep for request, _ in ended):
             return
-        if len(places) < len(block.valid):
-            block, places = gather([(block, places)]), list(range(len(places)))
-        for row, (request, completion) in zip(places, ended, strict=True):
+        block = rows()
+        for row, (request, completion) in enumerate(ended):
             if request.keep:
                 # The last token was sampled but never fed: it is not in the cache.
                 self._kept[request.session] = CachedRow([*request.prompt, *completion.tokens[:-1]], block, row)
 
-    def _stopped(self, completion: Completion, sampling: Sampling) -> bool:
-        assert self._policy is not None
-        # A stop string of n bytes spans at most n tokens; a few more absorb partial characters.
-        longest = max(len(stop.encode()) for stop in sampling.stop) + 4
-        tail = self._policy.tokenizer.decode(completion.tokens[-longest:])
-        return any(stop in tail for stop in sampling.stop)
 
-
-def _chunks(items: Sequence[tuple[int, int]], budget: int) -> Iterator[list[int]]:
-    """Split (number, length) pairs into chunks of at most ``budget`` padded tokens; a longer one goes alone."""
-    chunk, longest = list[int](), 0
-    for number, length in items:
-        longest = max(longest, length)
-        if chunk and longest * (len(chunk) + 1) > budget:
-            yield chunk
-            chunk, longest = [], length
-        chunk.append(number)
-    if chunk:
-        yield chunk
-
-
-def _refuse_partial_caches(config: Any) -> None:
-    """Raises ``UserError`` where a layer's cache is anything but all keys and values (sliding window, state space)."""
-    from transformers import DynamicCache
-    from transformers.cache_utils import DynamicLayer
-
-    odd = sorted({type(layer).__name__ for layer in DynamicCache(config=config).layers} - {DynamicLayer.__name__})
-    if odd:
-        raise UserError(
-            f"data.engine: this model's layers cache as {', '.join(odd)}; the transformers engine keeps caches of full "
-            "attention only, use another model"
-        )
+def _some(block: Block, rows: list[int]) -> Block:
+    """These rows of a block; all of them are not copied."""
+    return block if len(rows) == len(block.valid) else gather([(block, rows)])

@@ -18,6 +18,9 @@ from sdar_pl.policy import Policy
 ENGINES: dict[str, tuple[Callable[[], Engine], dict[str, Any]]] = {
     "plain": (TransformersEngine, {}),
     "no cache, one row at a time": (lambda: TransformersEngine(keep_cache=False, max_rows=1), {}),
+    "slots": (lambda: TransformersEngine(slots=True), {}),
+    "few slots": (lambda: TransformersEngine(max_rows=4, prefill_tokens=30, slots=True), {"family": "qwen3"}),
+    "slots, nf4": (lambda: TransformersEngine(slots=True), {"quantization": "nf4"}),
     "small batches": (lambda: TransformersEngine(max_rows=4, prefill_tokens=30), {}),
     "qwen3, no adapters": (TransformersEngine, {"family": "qwen3", "lora": False}),
     "nf4": (TransformersEngine, {"quantization": "nf4"}),

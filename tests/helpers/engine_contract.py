@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -156,14 +157,17 @@ def release_forgets(engine: Engine, policy: Policy) -> None:
 
 
 def what_is_not_to_be_kept_is_not(engine: Engine, policy: Policy) -> None:
+    """Room to work in may stay until all sessions are released; nothing is added for a session."""
     engine.sync(policy)
     contexts = [prompt(1, 20), prompt(2, 26)]
+    completions = engine.generate(ask(contexts, keep=False), HOT)
+    again = [replace(request, session=request.session + 10) for request in ask(contexts, keep=False)]
     with AllocationMeter() as meter:
-        completions = engine.generate(ask(contexts, keep=False), HOT)
+        engine.generate(again, HOT)
         assert meter.now == 0
     following = [c + completion.tokens for c, completion in zip(contexts, completions, strict=True)]
     engine.generate(ask(following, keep=False), HOT)
-    assert engine.prefilled == 46 + sum(map(len, following))
+    assert engine.prefilled == 2 * 46 + sum(map(len, following))
 
 
 def a_session_may_begin_anew(engine: Engine, policy: Policy) -> None:

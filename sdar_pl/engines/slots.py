@@ -1,0 +1,157 @@
+"""Decoding in slots: a fixed number of rows in a fixed cache: every step is the same work at the same addresses.
+
+On a GPU such a step is captured once as a CUDA graph and replayed: a decoding step of a small model is some thousand
+kernels of a few microseconds, and starting them one by one from Python takes ten times as long as running them. Each
+row's tokens stand at the beginning of its slot, so that a token's column is its position; what stands behind is masked.
+A row that has ended gives its slot to the next one. On a CPU the same steps run as they are.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from sdar_pl.engines.kv import Block
+
+#: columns of the narrowest slot
+FEWEST_COLUMNS = 256
+
+
+def slot_columns(columns: int) -> int:
+    """Width of the slots for rows of ``columns`` tokens: 256, 384, 512, 768, 1,024 … Few widths, few graphs."""
+    power = max(FEWEST_COLUMNS, 1 << (columns - 1).bit_length())
+    return power * 3 // 4 if power > FEWEST_COLUMNS and columns <= power * 3 // 4 else power
+
+
+def slot_rows(rows: int, most: int) -> int:
+    """Number of slots for ``rows`` rows: the next power of two, at most ``most``."""
+    return min(most, 1 << (rows - 1).bit_length())
+
+
+class Slots:
+    """n rows of W columns: their caches, and the step that feeds each row a token.
+
+    Args:
+        forward: tokens [n, 1], mask [n, 1, 1, W], positions [n, 1] and a transformers cache → logits [n, V].
+        layers: (keys, values) [n, H, W, D] of each layer, finite.
+        pool: memory that captured graphs share; None: not captured.
+    """
+
+    def __init__(self, forward: Callable[..., Tensor], layers: Sequence[tuple[Tensor, Tensor]], pool: Any) -> None:
+        from transformers import DynamicCache
+
+        from sdar_pl.engines.preallocated import SlotLayer
+
+        keys = layers[0][0]
+        self.layers, self.pool, self._forward = list(layers), pool, forward
+        self.rows, self.width, device = keys.shape[0], keys.shape[2], keys.device
+        self.tokens = torch.zeros(self.rows, 1, dtype=torch.long, device=device)
+        #: column and position of the token that is fed next
+        self.positions = torch.zeros_like(self.tokens)
+        self._columns = torch.arange(self.width, device=device)
+        self._cache = DynamicCache()
+        self._cache.layers = [SlotLayer(k, v, self.positions[:, 0]) for k, v in self.layers]
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._logits = torch.empty(0)  # where the graph leaves them
+
+    def fill(self, places: Sequence[int], parts: Sequence[tuple[Block, Sequence[int]]]) -> None:
+        """Put rows of blocks, in order, into the slots at ``places``."""
+        start = 0
+        for block, rows in parts:
+            index = torch.tensor(rows, device=block.valid.device)
+            slot = torch.tensor(places[start : start + len(rows)], device=index.device)
+            valid = block.valid[index]
+            lengths = valid.sum(1)
+            longest = int(lengths.max())
+            # A stable sort puts valid columns first, in their order.
+            order = torch.argsort((~valid).to(torch.int8), dim=1, stable=True)[:, :longest]
+            for mine, theirs in zip(self.layers, block.layers, strict=True):
+                for whole, part in zip(mine, theirs, strict=True):
+                    whole[slot, :, :longest] = part.transpose(1, 2)[index[:, None], order].transpose(1, 2)
+            self.positions[slot] = lengths[:, None]
+            start += len(rows)
+
+    def take(self, places: Sequence[int]) -> Block:
+        """A copy of the rows at ``places``, as a block."""
+        index = torch.tensor(places, device=self.positions.device)
+        lengths = self.positions[index]
+        longest = int(lengths.max())
+        layers = [(keys[index, :, :longest], values[index, :, :longest]) for keys, values in self.layers]
+        return Block(layers, self._columns[:longest] < lengths)
+
+    def step(self, places: Sequence[int], tokens: Sequence[int]) -> Tensor:
+        """Feed the rows at ``places`` a token each → logits [n, V] of all slots, valid until the next step."""
+        index = torch.tensor(places, device=self.tokens.device)
+        self.tokens[index, 0] = torch.tensor(tokens, device=index.device)
+        if self.pool is None:
+            logits = self._run()
+        else:
+            if self._graph is None:
+                self._graph, self._logits = self._capture()
+            self._graph.replay()
+            logits = self._logits
+        self.positions[index] += 1
+        return logits
+
+    def _run(self) -> Tensor:
+        # A row attends to its own columns, the new token's included; an empty slot to whatever its first one holds.
+        mask = (self._columns <= self.positions)[:, None, None]
+        return self._forward(self.tokens, mask, self.positions, self._cache)
+
+    def _capture(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
+        """Record the step. What it runs once before, for kernels to be loaded, is written again by every replay."""
+        with contextlib.ExitStack() as inside:
+            device = self.tokens.device
+            if torch.is_autocast_enabled("cuda"):
+                # Casts cached before would not be part of the graph: they would outlive a change of the weights.
+                inside.enter_context(torch.autocast("cuda", torch.get_autocast_dtype("cuda"), cache_enabled=False))
+            apart: Any = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+            apart.wait_stream(torch.cuda.current_stream(device))
+            with torch.cuda.stream(apart):
+                self._run()
+            torch.cuda.current_stream(device).wait_stream(apart)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph, pool=self.pool, capture_error_mode="thread_local"):
+                logits = self._run()
+            return graph, logits
+
+
+class SlotPool:
+    """Memory for slots of every shape, one shape at a time, and the graphs of the shapes that were used.
+
+    Args:
+        forward: as in ``Slots``.
+    """
+
+    def __init__(self, forward: Callable[..., Tensor]) -> None:
+        self._forward = forward
+        self._buffers: list[tuple[Tensor, Tensor]] = []
+        self._shapes: dict[tuple[int, int], Slots] = {}
+        self._graphs: Any = None
+
+    def slots(self, rows: int, width: int, like: Block) -> Slots:
+        """``rows`` × ``width`` slots for caches ``like`` those; what other slots hold is lost."""
+        heads = [(keys[0, :, 0].shape, values[0, :, 0].shape) for keys, values in like.layers]
+        if not self._buffers or self._buffers[0][0].numel() < rows * width * heads[0][0].numel():
+            self._buffers.clear()
+            self._shapes.clear()
+            self._buffers += [
+                (k.new_zeros(rows * width * one.numel()), v.new_zeros(rows * width * other.numel()))
+                for (k, v), (one, other) in zip(like.layers, heads, strict=True)
+            ]
+        if (rows, width) not in self._shapes:
+            shaped = [
+                tuple(
+                    buffer[: rows * width * head.numel()].view(rows, head[0], width, head[1])
+                    for buffer, head in zip(buffers, pair, strict=True)
+                )
+                for buffers, pair in zip(self._buffers, heads, strict=True)
+            ]
+            if like.valid.is_cuda and self._graphs is None:
+                self._graphs = torch.cuda.graph_pool_handle()
+            self._shapes[rows, width] = Slots(self._forward, shaped, self._graphs)  # type: ignore[arg-type]
+        return self._shapes[rows, width]
