@@ -186,6 +186,7 @@ def rollout(config: Any, model: Skeleton, ranks: int, shards: int) -> dict[str, 
         prompt_tokens=prompter.max_prompt_tokens,
         response_tokens=data.sampling.max_new_tokens,
         keep=prompter.history == "conversation",
+        on_gpu=_on_gpu(config.trainer),
     )
     engine: Engine = _instance(data.engine)
     parts = engine.memory(model, size)
@@ -228,13 +229,18 @@ def update(config: Any, model: Skeleton, ranks: int, shards: int) -> dict[str, M
     return parts
 
 
+def _on_gpu(trainer: Any) -> bool:
+    """Whether a run computes on CUDA devices; a plan for a GPU may be made on a machine without one."""
+    return trainer.accelerator in ("gpu", "cuda") or (trainer.accelerator == "auto" and torch.cuda.is_available())
+
+
 def layout(trainer: Any) -> tuple[int, int]:
     """(ranks, ranks that share one set of weights)."""
     devices = trainer.devices
     if isinstance(devices, str) and devices.isdigit():
         devices = int(devices)
     if devices in ("auto", -1, "-1"):
-        devices = torch.cuda.device_count() if trainer.accelerator in ("auto", "gpu", "cuda") else 1
+        devices = torch.cuda.device_count() if _on_gpu(trainer) else 1
     elif isinstance(devices, str) and not re.fullmatch(r"-?\d+(,\d+)*,?", devices):
         raise UserError(f"trainer.devices: {devices!r}; must be a number of devices, a list of them, or auto")
     elif not isinstance(devices, int):

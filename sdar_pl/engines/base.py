@@ -97,12 +97,14 @@ class RolloutSize:
         prompt_tokens: tokens of the longest prompt.
         response_tokens: tokens of the longest response.
         keep: prompts continue each other, as ``Request.keep`` says.
+        on_gpu: the rank computes on a CUDA device.
     """
 
     sessions: int
     prompt_tokens: int
     response_tokens: int
     keep: bool
+    on_gpu: bool = False
 
 
 class Engine(ABC):

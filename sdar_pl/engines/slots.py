@@ -9,13 +9,17 @@ A row that has ended gives its slot to the next one. On a CPU the same steps run
 from __future__ import annotations
 
 import contextlib
+from collections import deque
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from sdar_pl.engines.base import Request
 from sdar_pl.engines.kv import Block
+from sdar_pl.engines.responses import Responses
 
 #: columns of the narrowest slot
 FEWEST_COLUMNS = 256
@@ -125,16 +129,18 @@ class SlotPool:
 
     Args:
         forward: as in ``Slots``.
+        most: number of slots at most.
     """
 
-    def __init__(self, forward: Callable[..., Tensor]) -> None:
-        self._forward = forward
+    def __init__(self, forward: Callable[..., Tensor], most: int) -> None:
+        self._forward, self.most = forward, most
         self._buffers: list[tuple[Tensor, Tensor]] = []
         self._shapes: dict[tuple[int, int], Slots] = {}
         self._graphs: Any = None
 
     def slots(self, rows: int, width: int, like: Block) -> Slots:
-        """``rows`` × ``width`` slots for caches ``like`` those; what other slots hold is lost."""
+        """At least ``rows`` slots of ``width`` columns for caches ``like`` those; what other slots hold is lost."""
+        rows = slot_rows(rows, self.most)
         heads = [(keys[0, :, 0].shape, values[0, :, 0].shape) for keys, values in like.layers]
         if not self._buffers or self._buffers[0][0].numel() < rows * width * heads[0][0].numel():
             self._buffers.clear()
@@ -155,3 +161,53 @@ class SlotPool:
                 self._graphs = torch.cuda.graph_pool_handle()
             self._shapes[rows, width] = Slots(self._forward, shaped, self._graphs)  # type: ignore[arg-type]
         return self._shapes[rows, width]
+
+
+def decode_in_slots(
+    responses: Responses,
+    pool: SlotPool,
+    width: int,
+    leave_share: float,
+    prefill: Callable[[list[Request]], tuple[list[tuple[Block, list[int]]], Tensor, list[int]]],
+    keep: Callable[[Responses, list[int], Callable[[], Block]], None],
+) -> None:
+    """Decode all requests; slots are filled again as responses end.
+
+    Args:
+        responses: what grows.
+        pool: the slots' memory.
+        width: columns of a slot, enough for the longest prompt with its response.
+        leave_share: responses leave together, once this share of those in slots has ended.
+        prefill: requests → their caches as rows of blocks, next-token logits [n, V] and the order of the requests.
+        keep: gets the responses, the numbers of those that have ended, and what copies their caches.
+    """
+    waiting = deque(range(len(responses.requests)))
+    slots: Slots | None = None
+    seats, feed = dict[int, int](), list[int]()  # slot → its request; the next token of each slot
+    while waiting or seats:
+        gone = [slot for slot, number in seats.items() if number in responses.ended]
+        if len(gone) >= leave_share * len(seats):
+            if slots is not None and gone:
+                keep(responses, [seats.pop(slot) for slot in gone], partial(slots.take, gone))
+            if waiting:
+                new = [waiting.popleft() for _ in range(min(len(waiting), pool.most - len(seats)))]
+                parts, logits, order = prefill([responses.requests[number] for number in new])
+                if slots is None:
+                    slots = pool.slots(len(new), width, parts[0][0])
+                    feed = [0] * slots.rows
+                free = [slot for slot in range(slots.rows) if slot not in seats][: len(new)]
+                slots.fill(free, parts)
+                seats |= zip(free, (new[i] for i in order), strict=True)
+                for slot, token in zip(free, responses.draw(logits, [seats[slot] for slot in free]), strict=True):
+                    feed[slot] = token
+                continue
+            if slots is not None and seats and slot_rows(len(seats), pool.most) < slots.rows:
+                feed, block = [feed[slot] for slot in seats], slots.take(list(seats))
+                slots = pool.slots(len(seats), width, block)
+                feed += [0] * (slots.rows - len(feed))
+                seats = dict(enumerate(seats.values()))
+                slots.fill(list(seats), [(block, list(seats))])
+        if slots is not None and seats:
+            running = [slot for slot, number in seats.items() if number not in responses.ended]
+            logits = slots.step(running, [feed[slot] for slot in running])
+            feed = responses.draw(logits, [seats.get(slot) for slot in range(slots.rows)])

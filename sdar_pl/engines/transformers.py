@@ -9,7 +9,6 @@ Left out: sliding-window and state-space caches (refused), paging, speculative d
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,7 +23,7 @@ from sdar_pl.engines.base import Completion, Engine, Request, RolloutSize, Sampl
 from sdar_pl.engines.inverse_cdf import BYTES_A_LOGIT
 from sdar_pl.engines.kv import COLUMNS_AT_ONCE, Block, chunks, gather, refuse_partial_caches
 from sdar_pl.engines.responses import Responses
-from sdar_pl.engines.slots import SlotPool, Slots, slot_columns, slot_rows
+from sdar_pl.engines.slots import SlotPool, decode_in_slots, slot_columns, slot_rows
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.memory import Memory, height, prefill_bytes
 from sdar_pl.modeling.skeleton import Skeleton
@@ -96,8 +95,10 @@ class TransformersEngine(Engine):
 
         responses = Responses(self._policy, requests, sampling)
         with self._policy.evaluating():
-            if self._policy.device.type == "cuda" if self.slots == "auto" else self.slots:
-                self._decode_in_slots(responses, slot_columns(longest + sampling.max_new_tokens))
+            if self._uses_slots(self._policy.device.type == "cuda"):
+                self._pool = self._pool or SlotPool(self._fed, self.max_rows)
+                width = slot_columns(longest + sampling.max_new_tokens)
+                decode_in_slots(responses, self._pool, width, LEAVE_SHARE, self._prefill, self._keep)
             else:
                 with folded_once(self._policy.net):
                     for start in range(0, len(requests), self.max_rows):
@@ -116,12 +117,22 @@ class TransformersEngine(Engine):
         height, token = prefill_bytes(model.net, prompts, rollout.prompt_tokens, precision=model.precision)
         columns = rollout.prompt_tokens + rollout.response_tokens + COLUMNS_AT_ONCE
         keeps = rollout.keep and self.keep_cache
-        rows = rollout.sessions if keeps else decoded
-        copies = int(decoded * columns * token * (1 if keeps else 1 - LEAVE_SHARE))
+        if self._uses_slots(rollout.on_gpu):
+            folded, width = 0, slot_columns(rollout.prompt_tokens + rollout.response_tokens)
+            slots = slot_rows(decoded, self.max_rows)
+            # Beside the slots: what sessions keep between their turns, or else the prompts that move into slots.
+            rows, columns = (rollout.sessions, columns) if keeps else (decoded, rollout.prompt_tokens)
+            copied = Memory(slots // 2 * width * token, "into fewer slots", in_turn=True)
+            room = {"slots": Memory(slots * width * token, f"{slots} × {width:,} tokens × {token:,} B")}
+        else:
+            rows, room = rollout.sessions if keeps else decoded, {}
+            copies = int(decoded * columns * token * (1 if keeps else 1 - LEAVE_SHARE))
+            copied = Memory(copies, "when rows leave the batch", in_turn=True)
         note = f"{rows} rows × {columns:,} tokens × {token:,} B, every row at its longest"
         return {
             "KV cache": Memory(rows * columns * token, note),
-            "copies of the cache": Memory(copies, "when rows leave the batch", in_turn=True),
+            **room,
+            "copies of the cache": copied,
             "prompts": Memory(height + model.unpacked, f"{prompts} × {rollout.prompt_tokens:,} tokens", in_turn=True),
             "sampling": Memory(decoded * model.vocabulary * BYTES_A_LOGIT, in_turn=True),
             **({"folded adapters": Memory(folded, "a copy of the layers that have one")} if folded else {}),
@@ -136,6 +147,9 @@ class TransformersEngine(Engine):
             "data.engine.max_rows: auto; not even one episode at a time fits; lower data.engine.prefill_tokens or "
             "data.prompter.max_prompt_tokens, or set data.engine.keep_cache to false"
         )
+
+    def _uses_slots(self, on_gpu: bool) -> bool:
+        return on_gpu if self.slots == "auto" else self.slots
 
     # ------------------------------------------------------------------ prompt → cache and next-token logits
 
@@ -196,17 +210,13 @@ class TransformersEngine(Engine):
         self.prefilled += sum(map(len, prompts))
         valid = fresh if past is None else torch.cat([past.valid, fresh], 1)
         positions = (valid.cumsum(1) - 1).clamp(min=0)[:, -width:]
-        hidden, cache = self._step(tokens, valid, positions, past.cache() if past else None)
+        hidden, cache = self._step(tokens, valid.long(), positions, past.cache() if past else None)
         return Block.of(cache, valid), self._head(hidden[:, -1])
 
-    def _step(self, tokens: Tensor, valid: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
+    def _step(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> tuple[Tensor, Any]:
         assert self._policy is not None
         return self._policy.hidden(
-            input_ids=tokens,
-            attention_mask=valid.long(),
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
+            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
         )
 
     def _head(self, hidden: Tensor) -> Tensor:
@@ -235,49 +245,14 @@ class TransformersEngine(Engine):
                 active, tokens, running = [active[p] for p in stay], [tokens[p] for p in stay], [True] * len(stay)
             # What is fed to a row that has ended does not count in its cache.
             valid = torch.cat([valid, torch.tensor(running, device=valid.device)[:, None]], 1)
-            hidden, cache = self._step(torch.tensor(tokens, device=valid.device)[:, None], valid, positions, cache)
+            hidden, cache = self._step(
+                torch.tensor(tokens, device=valid.device)[:, None], valid.long(), positions, cache
+            )
             positions = positions + 1
             logits = self._head(hidden[:, -1])
 
-    def _decode_in_slots(self, responses: Responses, width: int) -> None:
-        """Decode all requests in at most ``max_rows`` slots of ``width`` columns, filled again as rows end."""
-        self._pool = self._pool or SlotPool(self._fed)
-        waiting = deque(range(len(responses.requests)))
-        slots: Slots | None = None
-        seats, feed = dict[int, int](), list[int]()  # slot → its request; the next token of each slot
-        while waiting or seats:
-            gone = [slot for slot, number in seats.items() if number in responses.ended]
-            if len(gone) >= LEAVE_SHARE * len(seats):
-                if slots is not None and gone:
-                    self._keep(responses, [seats.pop(slot) for slot in gone], partial(slots.take, gone))
-                if waiting:
-                    new = [waiting.popleft() for _ in range(min(len(waiting), self.max_rows - len(seats)))]
-                    parts, logits, order = self._prefill([responses.requests[number] for number in new])
-                    if slots is None:
-                        slots = self._pool.slots(slot_rows(len(new), self.max_rows), width, parts[0][0])
-                        feed = [0] * slots.rows
-                    free = [slot for slot in range(slots.rows) if slot not in seats][: len(new)]
-                    slots.fill(free, parts)
-                    seats |= zip(free, (new[i] for i in order), strict=True)
-                    for slot, token in zip(free, responses.draw(logits, [seats[slot] for slot in free]), strict=True):
-                        feed[slot] = token
-                    continue
-                if slots is not None and seats and slot_rows(len(seats), self.max_rows) < slots.rows:
-                    feed, block = [feed[slot] for slot in seats], slots.take(list(seats))
-                    slots = self._pool.slots(slot_rows(len(seats), self.max_rows), width, block)
-                    seats = dict(enumerate(seats.values()))
-                    slots.fill(list(seats), [(block, list(seats))])
-            if slots is not None and seats:
-                running = [slot for slot, number in seats.items() if number not in responses.ended]
-                logits = slots.step(running, [feed[slot] for slot in running])
-                feed = responses.draw(logits, [seats.get(slot) for slot in range(slots.rows)])
-
     def _fed(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        assert self._policy is not None
-        hidden, _ = self._policy.hidden(
-            input_ids=tokens, attention_mask=mask, position_ids=positions, past_key_values=cache, use_cache=True
-        )
-        return self._head(hidden[:, -1])
+        return self._head(self._step(tokens, mask, positions, cache)[0][:, -1])
 
     def _keep(self, responses: Responses, numbers: Sequence[int], rows: Callable[[], Block]) -> None:
         """Remember ``rows``, the caches of these requests, for the next turns of their sessions."""

@@ -55,7 +55,9 @@ def fit_to_device(
     skeleton, usable = skeleton_of(policy), usable_bytes(policy)
     whole = prompter.history == "conversation"
     if engine.auto:
-        engine.fit(skeleton, RolloutSize(episodes, prompter.max_prompt_tokens, response_tokens, whole), usable)
+        on_gpu = policy.device.type == "cuda"
+        size = RolloutSize(episodes, prompter.max_prompt_tokens, response_tokens, whole, on_gpu)
+        engine.fit(skeleton, size, usable)
     if budget.auto:
         length = prompter.max_prompt_tokens + response_tokens
         responses = min((max_turns if whole else 1) * response_tokens, length - 1)
