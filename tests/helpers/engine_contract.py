@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -59,10 +58,7 @@ def tokens_of(answers: dict[int, list[Completion]]) -> dict[int, list[list[int]]
 
 def row_of(context: list[int], completion: Completion) -> Row:
     tokens, count = context + completion.tokens, len(completion.tokens)
-    positions = list(range(len(context), len(tokens)))
-    return Row(
-        episode=0, group=0, tokens=tokens, positions=positions, turns=[0] * count, engine_logprobs=completion.logprobs
-    )
+    return Row(0, 0, tokens, list(range(len(context), len(tokens))), [0] * count, completion.logprobs)
 
 
 def assert_trainers(
@@ -161,9 +157,9 @@ def what_is_not_to_be_kept_is_not(engine: Engine, policy: Policy) -> None:
     engine.sync(policy)
     contexts = [prompt(1, 20), prompt(2, 26)]
     completions = engine.generate(ask(contexts, keep=False), HOT)
-    again = [replace(request, session=request.session + 10) for request in ask(contexts, keep=False)]
+    others = [Request(10 + n, tokens, np.random.default_rng(n), False) for n, tokens in enumerate(contexts)]
     with AllocationMeter() as meter:
-        engine.generate(again, HOT)
+        engine.generate(others, HOT)
         assert meter.now == 0
     following = [c + completion.tokens for c, completion in zip(contexts, completions, strict=True)]
     engine.generate(ask(following, keep=False), HOT)
