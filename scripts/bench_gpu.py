@@ -1,7 +1,7 @@
-"""QLoRA on one GPU: peak memory, rollout tokens/s and update time of GRPO and SDAR for the shapes of Qwen2.5-3B and 7B.
+"""QLoRA on one GPU: decoding, teacher and update of Qwen2.5-3B and 7B, in seconds, bytes and shares of the card.
 
 Random weights (nothing is downloaded), NF4 base, LoRA r = 32, bfloat16, gradient checkpointing, paged 8-bit AdamW; one
-group of 8 episodes with a prompt of 2,048 and responses of 512 tokens; SDAR's teacher reads 256 tokens more. Each case
+group of 8 episodes with a prompt of 2,048 and responses of 512 tokens; SDAR's teacher reads 256 tokens more. Each shape
 is a process of its own; the first round warms up, medians are of the others. What ``plan`` foretells stands beside what
 was measured. Writes benchmarks/gpu.json and benchmarks/gpu.md.
 
@@ -12,6 +12,7 @@ Try it without a GPU: python scripts/bench_gpu.py --shape tiny --device cpu --ou
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import statistics
 import subprocess
@@ -23,6 +24,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from _card import ceilings, sizes
 from _common import in_words, machine, model_folder, run_script
 
 from sdar_pl.runtime.messages import PlainParser
@@ -52,8 +54,8 @@ def configuration(shape: str) -> Any:
     )
 
 
-def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
-    """In a process of its own: one shape with one objective."""
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """In a process of its own: one shape."""
     import bitsandbytes as bnb
     import numpy as np
     import torch
@@ -78,19 +80,19 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
             dtype="bfloat16",
             quantization=None if args.quantization == "none" else args.quantization,
             gradient_checkpointing=True,
+            attention="prefix_tree",
             random_weights=True,
         )
         policy.build()
     policy.to(device)
-    objective = GRPO() if objective_name == "grpo" else SDAR()
     trained = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     optimizer = bnb.optim.PagedAdamW8bit(trained, lr=1e-5)
-    engine = TransformersEngine(max_rows=args.group, prefill_tokens=8192)
     draw = np.random.default_rng(0)
     prompt, skills = (draw.integers(10, config.vocab_size, n).tolist() for n in (args.prompt, args.skills))
-    peaks: dict[str, int] = {}
+    budget = Budget(args.micro_batch_tokens)
 
-    def timed(phase: str, work: Callable[[], Any]) -> tuple[Any, float]:
+    def timed(work: Callable[[], Any]) -> tuple[Any, float, int]:
+        """(result, seconds, peak bytes)"""
         if on_gpu:
             torch.cuda.synchronize()
             torch.cuda.reset_peak_memory_stats()
@@ -98,14 +100,17 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
         result = work()
         if on_gpu:
             torch.cuda.synchronize()
-            peaks[phase] = max(peaks.get(phase, 0), torch.cuda.max_memory_allocated())
-        return result, time.perf_counter() - began
+        return result, time.perf_counter() - began, torch.cuda.max_memory_allocated() if on_gpu else 0
 
-    def roll_out(number: int) -> list[Row]:
+    def mixed(precision: str) -> Any:
+        return torch.autocast(args.device, torch.bfloat16) if precision == "bf16-mixed" else contextlib.nullcontext()
+
+    def roll_out(engine: TransformersEngine, number: int, length: int) -> list[Row]:
         engine.sync(policy)
         requests = [Request(n, prompt, np.random.default_rng([number, n]), keep=False) for n in range(args.group)]
         with policy.whole():
-            completions = engine.generate(requests, Sampling(max_new_tokens=args.response))
+            completions = engine.generate(requests, Sampling(max_new_tokens=length))
+        engine.release(range(args.group))
         rows = []
         for n, done in enumerate(completions):
             tokens, count = [*prompt, *done.tokens], len(done.tokens)
@@ -116,7 +121,7 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
             rows.append(row)
         return rows
 
-    def update(rows: list[Row]) -> None:
+    def update(rows: list[Row], objective: Any) -> None:
         total = float(sum(len(row.positions) for row in rows))
         for part in pack([row.tokens for row in rows], args.micro_batch_tokens, policy.shares_prefixes):
             batch = collate([rows[i] for i in part]).to(device)
@@ -127,28 +132,48 @@ def measure(args: argparse.Namespace, objective_name: str) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
 
-    budget = Budget(args.micro_batch_tokens)
-    rounds: dict[str, list[float]] = {"rollout_tokens_per_s": [], "score_s": [], "update_s": []}
-
-    def look(rows: list[Row]) -> None:
-        if objective.needs_teacher:
+    rates = ceilings(device)
+    flop, stored, cached = sizes(policy)
+    decoding, rows = {}, list[Row]()
+    for slots, precision in ((False, "32-true"), (True, "32-true"), (True, "bf16-mixed")):
+        engine = TransformersEngine(max_rows=args.group, prefill_tokens=8192, slots=slots)
+        length = args.response if slots else min(64, args.response)
+        with mixed(precision):
+            roll_out(engine, 0, min(4, length))
+            _, first, _ = timed(partial(roll_out, engine, 1, 1))
+            rows, whole, peak = timed(partial(roll_out, engine, 2, length))
             with policy.whole():
-                set_teacher_logprobs(rows, policy, Current(), temperature=1.0, budget=budget)
-
-    for number in range(args.runs + 1):
-        policy.train()
-        rows, rollout_s = timed("rollout", partial(roll_out, number))
-        _, score_s = timed("score", partial(look, rows))
-        _, update_s = timed("update", partial(update, rows))
-        if number:
-            rounds["rollout_tokens_per_s"].append(engine.generated / rollout_s)
-            rounds["score_s"].append(score_s)
-            rounds["update_s"].append(update_s)
-    return {
-        "medians": {name: statistics.median(runs) for name, runs in rounds.items()},
-        "rounds": rounds,
-        "peaks": peaks,
-    }
+                theirs = policy.logprobs(collate(rows).to(device)).values.cpu()
+        step = (whole - first) / (length - 1)
+        longest = args.prompt + length / 2
+        decoding[f"{'slots' if slots else 'growing'}, {precision}"] = {
+            "tokens_per_s": engine.generated / whole,
+            "prefill_s": first,
+            "step_ms": 1000 * step,
+            "limit": (stored + cached * args.group * longest) / rates["bytes_per_s"] / step,
+            "mismatch": float((theirs - collate(rows).engine_logprobs).abs().mean()),
+            "peak": peak,
+        }
+    found = {}
+    for shared, precision in ((False, "32-true"), (True, "32-true"), (False, "bf16-mixed"), (True, "bf16-mixed")):
+        policy.shares_prefixes = shared
+        for objective in (GRPO(), SDAR()):
+            rounds: list[dict[str, float]] = []
+            for _ in range(args.runs + 1):
+                policy.train()
+                one = {"score_s": 0.0}
+                with mixed(precision):
+                    if objective.needs_teacher:
+                        look = partial(set_teacher_logprobs, rows, policy, Current(), temperature=1.0, budget=budget)
+                        with policy.whole():
+                            _, one["score_s"], one["score_peak"] = timed(look)
+                    _, one["update_s"], one["peak"] = timed(partial(update, rows, objective))
+                rounds.append(one)
+            medians = {name: statistics.median(one[name] for one in rounds[1:]) for name in rounds[0]}
+            name = f"{'prefix_tree' if shared else 'sdpa'}, {precision}, {type(objective).__name__.lower()}"
+            tokens = args.prompt + args.group * args.response if shared else args.group * (args.prompt + args.response)
+            found[name] = medians | {"tokens": tokens, "flop_per_s": tokens * flop / medians["update_s"]}
+    return {"decoding": decoding, "update": found, "rates": rates, "stored": stored}
 
 
 def foretold(args: argparse.Namespace) -> dict[str, int]:
@@ -172,29 +197,46 @@ def foretold(args: argparse.Namespace) -> dict[str, int]:
 
 
 def markdown(report: dict[str, Any]) -> str:
-    def gib(size: int | None) -> str:
+    def gib(size: float | None) -> str:
         return f"{size / 2**30:.2f}" if size else "–"
 
-    lines = [
-        "# QLoRA on one device",
-        "",
-        f"`{report['command']}`",
-        f"on {in_words(report['machine'])}.",
-        "",
-        f"{report['case']}",
-        "Peaks are of `torch.cuda.max_memory_allocated`, in GiB; in brackets what `plan` foretells.",
-        "",
-        "| shape | objective | rollout tokens/s | teacher s | update s | peak, rollout | peak, update | aim |",
-        "|---|---|---:|---:|---:|---:|---:|---:|",
-    ]
+    lines = ["# QLoRA on one device", "", f"`{report['command']}`", f"on {in_words(report['machine'])}.", ""]
+    lines += [report["case"], "Peaks are of `torch.cuda.max_memory_allocated`, in GiB."]
     for run in report["runs"]:
-        medians, peaks, plan = run["medians"], run["peaks"], run["foretold"]
-        both = (f"{gib(peaks.get(phase))} ({gib(plan[phase])})" for phase in ("rollout", "update"))
-        aim = f"≤ {AIM[run['shape']]}" if run["shape"] in AIM else ""
-        lines.append(
-            f"| {run['shape']} | {run['objective']} | {medians['rollout_tokens_per_s']:.0f} | {medians['score_s']:.2f} "
-            f"| {medians['update_s']:.2f} | {' | '.join(both)} | {aim} |"
-        )
+        rates, plan, aim = run["rates"], run["foretold"], AIM.get(run["shape"])
+        lines += [
+            "",
+            f"## {run['shape']}",
+            "",
+            f"One large product in bfloat16 reaches {rates['flop_per_s'] / 1e12:.0f} TFLOP/s, one large copy "
+            f"{rates['bytes_per_s'] / 1e9:,.0f} GB/s. `plan` foretells {gib(plan['rollout'])} GiB for the rollout and "
+            f"{gib(plan['update'])} for the update" + (f"; the aim is at most {aim}." if aim else "."),
+            "",
+            "| decoding | tokens/s | prefill s | step ms | of the copy's rate | mismatch, nats | peak |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        for name, one in run["decoding"].items():
+            lines.append(
+                f"| {name} | {one['tokens_per_s']:,.0f} | {one['prefill_s']:.2f} | {one['step_ms']:.1f} "
+                f"| {one['limit']:.0%} | {one['mismatch']:.1e} | {gib(one['peak'])} |"
+            )
+        lines += [
+            "",
+            "| update | tokens | teacher s | update s | of the product's rate | peak, teacher | peak, update |",
+            "|---|---:|---:|---:|---:|---:|---:|",
+        ]
+        for name, one in run["update"].items():
+            lines.append(
+                f"| {name} | {one['tokens']:,} | {one['score_s']:.2f} | {one['update_s']:.2f} "
+                f"| {one['flop_per_s'] / rates['flop_per_s']:.0%} | {gib(one.get('score_peak'))} | {gib(one['peak'])} |"
+            )
+    lines += [
+        "",
+        "Of the copy's rate: weights as they are stored and the caches of all rows, read once a step. Of the product's "
+        "rate: forward products and those of the inputs' gradients of the linear layers, for the tokens that are read; "
+        "what gradient checkpointing computes again, attention, adapters and the output layer do not count. Mismatch: "
+        "mean distance of the engine's log-probs from the trainer's.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -210,37 +252,32 @@ def main() -> None:
     parser.add_argument("--micro-batch-tokens", type=int, default=10240)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--out", type=Path, default=Path("benchmarks"))
-    parser.add_argument("--objective", choices=["grpo", "sdar"], help=argparse.SUPPRESS)
+    parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
-    if args.objective:
-        print(json.dumps(measure(args, args.objective)))
+    if args.alone:
+        print(json.dumps(measure(args)))
         return
-    runs = []
-    for shape in args.shape:
-        args.shape = [shape]
-        plan = foretold(args)
-        for objective in ("grpo", "sdar"):
-            words = [
-                word
-                for name, value in vars(args).items()
-                if name not in ("shape", "objective", "out")
-                for word in (f"--{name.replace('_', '-')}", str(value))
-            ]
-            command = [sys.executable, __file__, "--shape", shape, "--objective", objective, *words]
-            done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-            found = json.loads(done.stdout.splitlines()[-1])
-            runs.append({"shape": shape, "objective": objective, "foretold": plan, **found})
-            print(shape, objective, found["medians"], found["peaks"], flush=True)
     report = {
         "command": "python scripts/bench_gpu.py" + "".join(f" {word}" for word in sys.argv[1:]),
         "machine": machine(),
         "case": f"Random weights, {args.quantization}, r = {RANK}, bfloat16, one group of {args.group}, prompt "
         f"{args.prompt:,} + response {args.response:,} tokens, {args.micro_batch_tokens:,} tokens a micro-batch.",
-        "runs": runs,
+        "runs": [],
     }
     args.out.mkdir(parents=True, exist_ok=True)
-    (args.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
-    (args.out / "gpu.md").write_text(markdown(report))
+    for shape in args.shape:
+        args.shape = [shape]
+        words = [
+            word
+            for name, value in vars(args).items()
+            if name not in ("shape", "out", "alone")
+            for word in (f"--{name.replace('_', '-')}", str(value))
+        ]
+        command = [sys.executable, __file__, "--alone", "--shape", shape, *words]
+        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        report["runs"].append({"shape": shape, "foretold": foretold(args), **json.loads(done.stdout.splitlines()[-1])})
+        (args.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
+        (args.out / "gpu.md").write_text(markdown(report))
     print(markdown(report))
 
 

@@ -32,10 +32,12 @@ def test_memory(tmp_path: Path) -> None:
 def test_gpu_script_on_a_cpu(tmp_path: Path) -> None:
     words = ["--shape", "tiny", "--device", "cpu", "--prompt", "64", "--response", "8", "--skills", "16", "--runs", "1"]
     run("bench_gpu.py", *words, "--out", tmp_path)
-    runs = json.loads((tmp_path / "gpu.json").read_text())["runs"]
-    assert [(one["shape"], one["objective"]) for one in runs] == [("tiny", "grpo"), ("tiny", "sdar")]
-    assert all(one["medians"]["rollout_tokens_per_s"] > 0 and one["medians"]["update_s"] > 0 for one in runs)
-    assert runs[1]["medians"]["score_s"] > runs[0]["medians"]["score_s"]
+    (found,) = json.loads((tmp_path / "gpu.json").read_text())["runs"]
+    assert list(found["decoding"]) == ["growing, 32-true", "slots, 32-true", "slots, bf16-mixed"]
+    assert all(one["tokens_per_s"] > 0 and one["mismatch"] < 0.05 for one in found["decoding"].values())
+    assert found["update"]["sdpa, 32-true, sdar"]["score_s"] > found["update"]["sdpa, 32-true, grpo"]["score_s"] == 0
+    assert found["update"]["prefix_tree, 32-true, grpo"]["tokens"] < found["update"]["sdpa, 32-true, grpo"]["tokens"]
+    assert "| prefix_tree, bf16-mixed, sdar |" in (tmp_path / "gpu.md").read_text()
 
 
 @pytest.mark.gpu
@@ -43,8 +45,8 @@ def test_gpu_script_on_a_cpu(tmp_path: Path) -> None:
 def test_gpu_script_keeps_its_aim(tmp_path: Path) -> None:
     """3B in 12 GiB."""
     run("bench_gpu.py", "--shape", "3b", "--runs", 1, "--out", tmp_path)
-    for one in json.loads((tmp_path / "gpu.json").read_text())["runs"]:
-        assert max(one["peaks"].values()) <= 12 * 2**30
+    (found,) = json.loads((tmp_path / "gpu.json").read_text())["runs"]
+    assert max(one["peak"] for one in [*found["decoding"].values(), *found["update"].values()]) <= 12 * 2**30
 
 
 def test_engines(tmp_path: Path) -> None:
