@@ -149,6 +149,8 @@ def attend(
         options |= {"dropout": dropout, "scaling": scaling}
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return found
+    # Autocast leaves rotated queries and keys in float32, and does not reach a bias that is a subclass of tensors.
+    query, key = query.to(value.dtype), key.to(value.dtype)
     # Split once: the gradient of a slice would be as long as the whole sequence, for every segment.
     queries, keys, values = (torch.split(whole, tree.lengths, 2) for whole in (query, key, value))
     parts = [

@@ -65,7 +65,7 @@ def assert_trainers(
     policy: Policy, contexts: Sequence[list[int]], completions: Sequence[Completion], temperature: float = 1.0
 ) -> None:
     """The completions' log-probs are those that the trainer computes for the same tokens."""
-    batch = collate([row_of(*pair) for pair in zip(contexts, completions, strict=True)])
+    batch = collate([row_of(*pair) for pair in zip(contexts, completions, strict=True)]).to(policy.device)
     with policy.whole():
         trainer = policy.logprobs(batch, temperature=temperature).values
     torch.testing.assert_close(batch.engine_logprobs, trainer, atol=TOLERANCE, rtol=0)
@@ -211,7 +211,7 @@ def temperature_zero_is_greedy(engine: Engine, policy: Policy) -> None:
     other = engine.generate(ask(contexts, first=50, keep=False), greedy)
     assert [one.tokens for one in completions] == [one.tokens for one in other]
     assert_trainers(policy, contexts, completions)
-    batch = collate([row_of(*pair) for pair in zip(contexts, completions, strict=True)])
+    batch = collate([row_of(*pair) for pair in zip(contexts, completions, strict=True)]).to(policy.device)
     with policy.whole():
         values, _, top, _ = policy.logprobs(batch, top=1)
     assert top is not None

@@ -129,6 +129,16 @@ def test_values_and_gradients_are_those_of_padded_rows(folder: str, lora: bool, 
         assert (gradient - other).norm() <= 2e-5 * (1 + other.norm())
 
 
+def test_mixed_precision(folder: str) -> None:
+    found = []
+    for attention in ("sdpa", "prefix_tree"):
+        policy = Policy(folder, attention=attention)  # type: ignore[arg-type]
+        policy.build()
+        with torch.autocast("cpu", torch.bfloat16), torch.no_grad():
+            found.append(policy.logprobs(collate(some_rows(0))).values)
+    assert torch.allclose(found[0], found[1], atol=0.2)
+
+
 def test_a_model_with_sliding_windows_reads_padded_rows(tmp_path: object) -> None:
     from transformers import Qwen2Config, Qwen2ForCausalLM
 
