@@ -23,6 +23,9 @@ class TeacherPanel(L.Callback):
     Raises ``UserError`` without a context that can be shown to one who plays.
     """
 
+    #: what it logs, for schedules that need it (sampling/compatibility.py)
+    measures = ("val/teacher_success",)
+
     def __init__(self) -> None:
         self.student: Results = {}
         #: the teacher's share, and by how much it leads (95 %, paired bootstrap over the tasks), on the latest panel

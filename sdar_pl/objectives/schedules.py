@@ -23,6 +23,10 @@ class Schedule:
         """The factor on the policy loss at an iteration."""
         return 1.0
 
+    def needs(self) -> tuple[str, ...]:
+        """Names of figures that ``observe`` cannot do without, and that not every run takes."""
+        return ()
+
     def observe(self, figures: Mapping[str, float]) -> None:
         """Take notice of a finished iteration: its row of metrics.csv, the same on all ranks (docs/metrics.md).
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from sdar_pl.checks import between
-from sdar_pl.errors import UserError
 from sdar_pl.objectives.schedules import KEY, Schedule
 
 STUDENT, TEACHER = "val/success", "val/teacher_success"
@@ -23,19 +22,12 @@ class ComparesSuccesses(Schedule):
 
     def __init__(self, teacher_success: float | None) -> None:
         self.teacher_success = between(f"{KEY}.teacher_success", teacher_success, 0, 1)
-        self._known = teacher_success is not None
+
+    def needs(self) -> tuple[str, ...]:
+        return (TEACHER,) if self.teacher_success is None else ()
 
     def successes(self, figures: Mapping[str, float]) -> tuple[float, float] | None:
-        """The student's and the teacher's success in the iteration; None where it has no new ones.
-
-        Raises UserError where no iteration has had the teacher's.
-        """
+        """The student's and the teacher's success in the iteration; None where it has no new ones."""
         if self.teacher_success is not None:
             return (figures["train/success"], self.teacher_success) if "train/success" in figures else None
-        self._known = self._known or TEACHER in figures
-        if not self._known:
-            raise UserError(
-                f"{KEY}.teacher_success: null, and no panel measures the teacher; add "
-                "--trainer.callbacks+=sdar_pl.callbacks.TeacherPanel or give the number"
-            )
         return (figures[STUDENT], figures[TEACHER]) if TEACHER in figures else None

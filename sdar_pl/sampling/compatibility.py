@@ -23,11 +23,13 @@ def refuse_incompatible_parts(data: Any) -> None:
     - An advantage may need the stages of the rewards.
     - A context that is shown to the student must exist before play.
     - A rollout ahead needs servers, and takes whatever groups come.
+    - A schedule may need a figure that a callback takes.
     """
     advantage, context = data.advantage, data.context
     context_is_shown = data.train_with_context or data.evaluate_with_context
     refuse_ranks_without_groups(data.tasks_per_iteration, world())
     refuse_ahead(data.ahead, data.engine, data.max_refills, context)
+    refuse_unmeasured_teacher(data.objective, data.trainer)
     data.objective.validate(context=data.teacher.stands_still or not isinstance(context, NoContext))
     if advantage.needs_anchors and data.prompter.history != "windowed":
         raise UserError("data.prompter.history: this advantage compares single turns; set it to windowed")
@@ -73,6 +75,20 @@ def refuse_ahead(
         )
     if ahead and isinstance(context, Reflections):
         raise UserError("data.ahead: 1 rolls out while Reflections are written with the same engine; set it to 0")
+
+
+def refuse_unmeasured_teacher(objective: Objective, trainer: Any) -> None:
+    """Raises ``UserError`` for a training whose schedules compare the student with a teacher that nobody measures."""
+    if trainer is None or trainer.state.fn != "fit":
+        return
+    panels = [] if trainer.limit_val_batches == 0 else trainer.callbacks
+    measured = {figure for panel in panels for figure in getattr(panel, "measures", ())}
+    if any(set(schedule.needs()) - measured for schedule in objective.schedules):
+        raise UserError(
+            "model.objective.distillation.schedule.teacher_success: null, and no panel measures the teacher; add "
+            "--trainer.callbacks+=sdar_pl.callbacks.TeacherPanel (with trainer.limit_val_batches above 0) or give the "
+            "number"
+        )
 
 
 def refuse_ranks_without_groups(tasks_per_iteration: int, ranks: int) -> None:

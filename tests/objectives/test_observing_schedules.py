@@ -12,7 +12,7 @@ from helpers.losses import example
 from helpers.runs import ROOT, fit_here, metrics
 
 from sdar_pl import objectives as O
-from sdar_pl.errors import UserError
+from sdar_pl.cli import main
 from sdar_pl.sampling.observed_figures import ObservedFigures
 
 
@@ -50,12 +50,6 @@ def test_gats_compares_panels_with_panels() -> None:
 
 def test_a_teacher_that_never_succeeds_is_left_out() -> None:
     assert factors(O.GATS(teacher_success=0.0), *trained(0.0)) == [1, 0]
-
-
-@pytest.mark.parametrize("schedule", [O.GATS(), O.RetireOPD()])
-def test_a_teacher_that_nobody_measures(schedule: O.Schedule) -> None:
-    with pytest.raises(UserError, match=r"schedule\.teacher_success: null.*TeacherPanel"):
-        schedule.observe({"train/success": 0.5, "val/success": 0.5, "gap/mean": -0.1})
 
 
 @pytest.mark.parametrize(
@@ -155,6 +149,9 @@ def test_the_state_is_plain_and_comes_back() -> None:
 # ---------------------------------------------------------------------- in a run
 
 
+PANEL = "--trainer.callbacks+=sdar_pl.callbacks.TeacherPanel"
+
+
 def config(name: str) -> list[str]:
     return ["--config", str(ROOT / "configs" / "objectives" / f"{name}.yaml")]
 
@@ -171,9 +168,23 @@ def test_a_retired_teacher_reads_nothing(tmp_path: Path) -> None:
     assert second["loss/total"] == pytest.approx(second["loss/policy"] + 0.01 * second["loss/reference_kl"], abs=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("name", "options"), [("gats", []), ("retire_opd", [PANEL, "--trainer.limit_val_batches", "0"])]
+)
+def test_a_teacher_that_nobody_measures_is_refused_at_the_start(
+    name: str, options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    words = ["--config", str(ROOT / "configs" / "quickstart.yaml"), *config(name), *options]
+    assert main(["fit", *words, "--trainer.default_root_dir", str(tmp_path)]) == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if not line.startswith("warning: ")]
+    assert "schedule.init_args.teacher_success: null" in line
+    assert PANEL in line
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
 @pytest.mark.slow
 def test_a_resumed_schedule_equals_the_uninterrupted_one(tmp_path: Path) -> None:
-    small = ["--trainer.callbacks+=sdar_pl.callbacks.TeacherPanel", f"{KEY}.window", "1"]
+    small = [PANEL, f"{KEY}.window", "1"]
     for name in ("gats", "retire_opd"):
         options = [*config(name), *small, "--model.teacher_refresh", "step"]
         whole = fit_here(tmp_path / f"{name}-whole", *options, "--trainer.max_epochs", "3")
