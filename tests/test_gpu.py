@@ -45,6 +45,7 @@ def test_graphs_follow_the_weights(make_policy: MakePolicy, mixed: bool) -> None
                 theirs = logits.log_softmax(-1).gather(-1, whole[0, len(tokens) :, None])[:, 0].cpu()
                 torch.testing.assert_close(torch.tensor(one.logprobs), theirs, atol=0.2 if mixed else 1e-4, rtol=0)
             shake(policy, 7 + seed)
+            engine.sync(policy)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -47,8 +47,9 @@ class SlotLayer(DynamicLayer):  # type: ignore[misc]
         self.dtype, self.device, self.is_initialized = keys.dtype, keys.device, True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
-        self.keys[self.rows, :, self.columns] = key_states[:, :, 0]
-        self.values[self.rows, :, self.columns] = value_states[:, :, 0]
+        # Under autocast a step may compute in another dtype than the prompt.
+        self.keys[self.rows, :, self.columns] = key_states[:, :, 0].to(self.keys.dtype)
+        self.values[self.rows, :, self.columns] = value_states[:, :, 0].to(self.values.dtype)
         return self.keys, self.values
 
 

@@ -40,7 +40,7 @@ class Slots:
     """n rows of W columns: their caches, and the step that feeds each row a token.
 
     Args:
-        forward: tokens [n, 1], mask [n, 1, 1, W], positions [n, 1] and a transformers cache → logits [n, V].
+        forward: tokens [n, 1], a mask [n, 1, 1, W] to add, positions [n, 1] and a transformers cache → logits [n, V].
         layers: (keys, values) [n, H, W, D] of each layer, finite.
         pool: memory that captured graphs share; None: not captured.
     """
@@ -103,8 +103,10 @@ class Slots:
 
     def _run(self) -> Tensor:
         # A row attends to its own columns, the new token's included; an empty slot to whatever its first one holds.
-        mask = (self._columns <= self.positions)[:, None, None]
-        return self._forward(self.tokens, mask, self.positions, self._cache)
+        dtype = self.layers[0][1].dtype
+        mask = torch.zeros(self.rows, self.width, dtype=dtype, device=self.tokens.device)
+        mask.masked_fill_(self._columns > self.positions, torch.finfo(dtype).min)
+        return self._forward(self.tokens, mask[:, None, None], self.positions, self._cache)
 
     def _capture(self) -> tuple[torch.cuda.CUDAGraph, Tensor]:
         """Record the step. What it runs once before, for kernels to be loaded, is written again by every replay."""

@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor
@@ -28,6 +28,9 @@ from sdar_pl.errors import UserError
 from sdar_pl.modeling.memory import Memory, height, prefill_bytes
 from sdar_pl.modeling.skeleton import Skeleton
 from sdar_pl.policy import Policy
+
+if TYPE_CHECKING:
+    from sdar_pl.modeling.decoding_layers import DecodingLayers
 
 #: "auto" decodes no more episodes at one time
 MOST_ROWS = 256
@@ -72,6 +75,8 @@ class TransformersEngine(Engine):
 
     def sync(self, policy: Policy) -> None:
         refuse_partial_caches(policy.causal_lm.config)
+        if self.slots is True and policy.attention == "flash_attention_2":
+            raise UserError("data.engine.slots: true; flash_attention_2 takes no mask, use sdpa or set slots to auto")
         self._policy, self._kept, self._pool = policy, {}, None
         self.prefilled = self.generated = 0
 
@@ -91,12 +96,17 @@ class TransformersEngine(Engine):
         longest = max((len(request.prompt) for request in requests), default=0)
         self._policy.check_length(longest + sampling.max_new_tokens)
         self._open.update(request.session for request in requests)
-        from sdar_pl.modeling.folded_lora import folded_once  # here: it imports peft, and with it bitsandbytes
+        # Here: they import peft, and with it bitsandbytes.
+        from sdar_pl.modeling.decoding_layers import DecodingLayers
+        from sdar_pl.modeling.folded_lora import folded_once
 
         responses = Responses(self._policy, requests, sampling)
         with self._policy.evaluating():
-            if self._uses_slots(self._policy.device.type == "cuda"):
-                self._pool = self._pool or SlotPool(self._fed, self.max_rows)
+            masks = self._policy.attention != "flash_attention_2"
+            if masks and self._uses_slots(self._policy.device.type == "cuda"):
+                if self._pool is None:
+                    layers = DecodingLayers(self._policy.net, self._policy.base_dtype)
+                    self._pool = SlotPool(partial(self._fed, layers), self.max_rows)
                 width = slot_columns(longest + sampling.max_new_tokens)
                 decode_in_slots(responses, self._pool, width, LEAVE_SHARE, self._prefill, self._keep)
             else:
@@ -251,8 +261,9 @@ class TransformersEngine(Engine):
             positions = positions + 1
             logits = self._head(hidden[:, -1])
 
-    def _fed(self, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
-        return self._head(self._step(tokens, mask, positions, cache)[0][:, -1])
+    def _fed(self, layers: DecodingLayers, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+        with layers.in_place():
+            return self._head(self._step(tokens, mask, positions, cache)[0][:, -1])
 
     def _keep(self, responses: Responses, numbers: Sequence[int], rows: Callable[[], Block]) -> None:
         """Remember ``rows``, the caches of these requests, for the next turns of their sessions."""

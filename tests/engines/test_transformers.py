@@ -283,3 +283,10 @@ def test_slots_grow_with_the_episode_and_go_with_it(make_policy: MakePolicy) -> 
 )
 def test_few_widths(columns: int, width: int) -> None:
     assert slot_columns(columns) == width
+
+
+def test_slots_need_a_mask(make_policy: MakePolicy) -> None:
+    policy = make_policy()
+    policy.attention = "flash_attention_2"
+    with pytest.raises(UserError, match=r"^data.engine.slots: true; flash_attention_2 takes no mask"):
+        start(policy, slots=True)

@@ -28,7 +28,7 @@ SMALL = [
 ENVIRONMENT = {
     **{name: value for name, value in os.environ.items() if not name.startswith("SDAR_PL_")},
     **{"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"},
-    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests")]),
+    "PYTHONPATH": os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")]),
 }
 
 
