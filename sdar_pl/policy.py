@@ -54,6 +54,7 @@ class Policy(nn.Module):
         attention: the transformers attention implementation; "prefix_tree" is sdpa that reads a prefix of several
             rows once, where the model can (modeling/prefix_tree.py).
         folded_lora: compute LoRA on a plain base as one product in scoring and update (modeling/folded_lora.py).
+        lean_layers: compute adapters in the base's dtype, and norms, in fewer kernels (modeling/lean_layers.py).
         gguf_file: read the weights from this GGUF file in the model folder.
         random_weights: build from the configuration, without weights.
         logits_chunk: number of tokens whose logits exist at one time, at least 1.
@@ -68,6 +69,7 @@ class Policy(nn.Module):
         gradient_checkpointing: bool = False,
         attention: Literal["sdpa", "prefix_tree", "eager", "flash_attention_2"] = "sdpa",
         folded_lora: bool = False,
+        lean_layers: bool = False,
         gguf_file: str | None = None,
         random_weights: bool = False,
         logits_chunk: int = 512,
@@ -77,7 +79,7 @@ class Policy(nn.Module):
             raise UserError("model.policy.quantization: a quantised base cannot be trained; add model.policy.lora")
         at_least("model.policy.logits_chunk", logits_chunk, 1)
         self.source = ModelSource(model, gguf_file, random_weights)
-        self.lora, self.folded_lora, self.quantization = lora, folded_lora, quantization
+        self.lora, self.folded_lora, self.lean_layers, self.quantization = lora, folded_lora, lean_layers, quantization
         self.base_dtype, self.attention = DTYPES[dtype], attention
         self.gradient_checkpointing, self.logits_chunk = gradient_checkpointing, logits_chunk
         path = self.source.located()
@@ -108,6 +110,10 @@ class Policy(nn.Module):
             net = adapt(net, self.lora, self.folded_lora)
         elif self.base_dtype == torch.bfloat16:
             warnings.warn("training all weights in bfloat16 loses small updates; prefer LoRA or float32", stacklevel=2)
+        if self.lean_layers:
+            from sdar_pl.modeling.lean_layers import make_lean  # here: it imports peft, and with it bitsandbytes
+
+            make_lean(net)
         if self.gradient_checkpointing:
             net.gradient_checkpointing_enable({"use_reentrant": False})
             net.enable_input_require_grads()

@@ -156,6 +156,7 @@ def skeleton(config: Any) -> Skeleton:
         policy.attention,
         partial(torch.autocast, "cpu", torch.bfloat16) if mixed else contextlib.nullcontext,
         policy.folded_lora,
+        policy.lean_layers,
     )
 
 

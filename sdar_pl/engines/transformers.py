@@ -30,7 +30,7 @@ from sdar_pl.modeling.skeleton import Skeleton
 from sdar_pl.policy import Policy
 
 if TYPE_CHECKING:
-    from sdar_pl.modeling.decoding_layers import DecodingLayers
+    from sdar_pl.modeling.lean_layers import LeanLayers
 
 #: "auto" decodes no more episodes at one time
 MOST_ROWS = 256
@@ -97,15 +97,15 @@ class TransformersEngine(Engine):
         self._policy.check_length(longest + sampling.max_new_tokens)
         self._open.update(request.session for request in requests)
         # Here: they import peft, and with it bitsandbytes.
-        from sdar_pl.modeling.decoding_layers import DecodingLayers
         from sdar_pl.modeling.folded_lora import folded_once
+        from sdar_pl.modeling.lean_layers import LeanLayers
 
         responses = Responses(self._policy, requests, sampling)
         with self._policy.evaluating():
             masks = self._policy.attention != "flash_attention_2"
             if masks and self._uses_slots(self._policy.device.type == "cuda"):
                 if self._pool is None:
-                    layers = DecodingLayers(self._policy.net, self._policy.base_dtype)
+                    layers = LeanLayers(self._policy.net, self._policy.base_dtype)
                     self._pool = SlotPool(partial(self._fed, layers), self.max_rows)
                 width = slot_columns(longest + sampling.max_new_tokens)
                 decode_in_slots(responses, self._pool, width, LEAVE_SHARE, self._prefill, self._keep)
@@ -261,7 +261,7 @@ class TransformersEngine(Engine):
             positions = positions + 1
             logits = self._head(hidden[:, -1])
 
-    def _fed(self, layers: DecodingLayers, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
+    def _fed(self, layers: LeanLayers, tokens: Tensor, mask: Tensor, positions: Tensor, cache: Any) -> Tensor:
         with layers.in_place():
             return self._head(self._step(tokens, mask, positions, cache)[0][:, -1])
 

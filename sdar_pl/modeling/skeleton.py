@@ -72,6 +72,7 @@ def build_skeleton(
     attention: str,
     precision: Callable[[], Any] = contextlib.nullcontext,
     folded_lora: bool = False,
+    lean_layers: bool = False,
 ) -> Skeleton:
     """The skeleton of a Policy.
 
@@ -94,5 +95,9 @@ def build_skeleton(
             part.__class__ = Int8StandIn
         if lora is not None:
             net = adapt(net, lora, folded_lora)
+        if lean_layers:
+            from sdar_pl.modeling.lean_layers import make_lean  # here: it imports peft, and with it bitsandbytes
+
+            make_lean(net)
     largest = max(parameter.numel() for parameter in decoder_layers(net)[0].parameters())
     return Skeleton(net, weights, statistics, largest * dtype.itemsize if quantization else 0, precision)

@@ -77,6 +77,7 @@ def skeleton_of(policy: Policy) -> Skeleton:
         policy.attention,
         precision,
         policy.folded_lora,
+        policy.lean_layers,
     )
 
 
