@@ -34,6 +34,8 @@ CONFIGS = [f"--config={FOLDER / name}.yaml" for name in ("household/sdar", "hard
 SHAPES = {"tiny": "tiny", "3b": "Qwen/Qwen2.5-3B-Instruct", "7b": "Qwen/Qwen2.5-7B-Instruct"}
 AIM = {"3b": 12, "7b": 20}  # GiB
 RANK = 32
+#: prefix tree, lean layers, precision. Layers stay lean: the others come first.
+VARIANTS = ((False, False, "32-true"), (True, False, "32-true"), (True, False, "bf16-mixed"), (True, True, "32-true"))
 
 
 def configuration(shape: str) -> Any:
@@ -62,6 +64,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
 
     from sdar_pl.batch import Row, collate
     from sdar_pl.engines import Request, Sampling, TransformersEngine
+    from sdar_pl.modeling.lean_layers import make_lean
     from sdar_pl.modeling.prefix_tree import pack
     from sdar_pl.objectives import GRPO, SDAR
     from sdar_pl.policy import LoRA, Policy
@@ -135,7 +138,7 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     rates = ceilings(device)
     flop, stored, cached = sizes(policy)
     decoding, rows = {}, list[Row]()
-    for slots, precision in ((False, "32-true"), (True, "32-true"), (True, "bf16-mixed")):
+    for slots, precision in ((False, "32-true"), (True, "32-true")):
         engine = TransformersEngine(max_rows=args.group, prefill_tokens=8192, slots=slots)
         length = args.response if slots else min(64, args.response)
         with mixed(precision):
@@ -155,8 +158,10 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
             "peak": peak,
         }
     found = {}
-    for shared, precision in ((False, "32-true"), (True, "32-true"), (False, "bf16-mixed"), (True, "bf16-mixed")):
+    for shared, lean, precision in VARIANTS:
         policy.shares_prefixes = shared
+        if lean:
+            make_lean(policy.net)
         for objective in (GRPO(), SDAR()):
             rounds: list[dict[str, float]] = []
             for _ in range(args.runs + 1):
@@ -170,7 +175,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
                     _, one["update_s"], one["peak"] = timed(partial(update, rows, objective))
                 rounds.append(one)
             medians = {name: statistics.median(one[name] for one in rounds[1:]) for name in rounds[0]}
-            name = f"{'prefix_tree' if shared else 'sdpa'}, {precision}, {type(objective).__name__.lower()}"
+            name = ", ".join(("prefix_tree" if shared else "sdpa", *(["lean"] if lean else []), precision))
+            name += f", {type(objective).__name__.lower()}"
             tokens = args.prompt + args.group * args.response if shared else args.group * (args.prompt + args.response)
             found[name] = medians | {"tokens": tokens, "flop_per_s": tokens * flop / medians["update_s"]}
     return {"decoding": decoding, "update": found, "rates": rates, "stored": stored}
