@@ -63,6 +63,7 @@ def built(*paths: Path) -> Any:
     parser.add_argument("--data.context", type=providers.ContextProvider)
     parser.add_argument("--data.train_with_context", type=bool, default=False)
     parser.add_argument("--data.max_refills", type=int, default=0)
+    parser.add_argument("--data.keep_for_distillation", type=bool, default=False)
     return parser.instantiate(parser.parse_args([f"--config={path}" for path in paths]))
 
 

@@ -110,6 +110,9 @@ class Batch:
         teacher_batch: the same rows as the teacher reads them, where it reads at every optimizer step; same [B, R].
         total_tokens: denominator of means over tokens (None: this batch is the whole step).
         total_rows: denominator of means over rows (likewise).
+        learns: [B] float, 0 for rows that are kept for the distillation alone (None: there are none).
+        learning_tokens: ``total_tokens`` without those rows (likewise).
+        learning_rows: ``total_rows`` without those rows (likewise).
 
     The other fields are those of Row, padded with 0: [B, R], and [B, R, …] for the teacher's top and the likeliest.
 
@@ -139,6 +142,9 @@ class Batch:
     teacher_batch: Batch | None = None
     total_tokens: float | None = None
     total_rows: float | None = None
+    learns: Tensor | None = None
+    learning_tokens: float | None = None
+    learning_rows: float | None = None
 
     def to(self, device: torch.device) -> Batch:
         """The same batch on a device."""
@@ -156,7 +162,7 @@ class Batch:
     ) -> LossInputs:
         """What the objective reads: this batch, and what the student's forward pass gave (see LossInputs)."""
         shared: dict[str, Any] = {f.name: getattr(self, f.name) for f in fields(LossInputs) if hasattr(self, f.name)}
-        for name in ("total_tokens", "total_rows"):
+        for name in ("total_tokens", "total_rows", "learning_tokens", "learning_rows"):
             shared[name] = 1.0 if shared[name] == 0 else shared[name]  # a step without any row: its loss is 0 / 1
         return LossInputs(
             student_logprobs, **shared, entropy=entropy, student_top=student_top, iteration=iteration, shaped=shaped
@@ -248,11 +254,8 @@ def uncollate(batch: Batch) -> list[Row]:
 
 def blank_row(like: Row | None) -> Row:
     """A row without response tokens, with the per-token quantities of ``like``: fills up a rank's micro-batches."""
-    row = Row(0, 0, [0, 0], [], [], [])
-    for name in PER_TOKEN:
-        if like is not None and (values := getattr(like, name)) is not None:
-            setattr(row, name, values[:0])
-    return row
+    present = {name: values[:0] for name in PER_TOKEN if (values := getattr(like, name, None)) is not None}
+    return replace(Row(0, 0, [0, 0], [], [], []), **present)
 
 
 # ---------------------------------------------------------------------- micro-batches

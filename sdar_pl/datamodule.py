@@ -11,16 +11,15 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import lightning as L
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from sdar_pl.batch import Batch, Row, micro_batches, rows_of
 from sdar_pl.checks import at_least, between
 from sdar_pl.engines.base import Engine, Sampling
 from sdar_pl.environments.base import Environment
-from sdar_pl.errors import UserError
 from sdar_pl.objectives import Objective
 from sdar_pl.objectives.advantages import Advantage, GroupAdvantage
 from sdar_pl.policy import Policy
@@ -29,11 +28,12 @@ from sdar_pl.rewards import GroupReward, shape_rewards
 from sdar_pl.rollout import PlayRules, play
 from sdar_pl.runtime.ranks import rank, world
 from sdar_pl.sampling.budget import Budget
-from sdar_pl.sampling.compatibility import refuse_biased_sampling, refuse_incompatible_parts
+from sdar_pl.sampling.compatibility import refuse_bad_refills, refuse_biased_sampling, refuse_incompatible_parts
 from sdar_pl.sampling.contexts import add_hindsight_contexts, learn_contexts
 from sdar_pl.sampling.dynamic_sampling import roll_out
 from sdar_pl.sampling.fit_to_device import fit_to_device
-from sdar_pl.sampling.iteration import Iteration, refuse_empty
+from sdar_pl.sampling.iteration import Iteration, loader, refuse_empty
+from sdar_pl.sampling.kept_groups import is_kept, set_apart
 from sdar_pl.sampling.kept_rollouts import KeptRollouts
 from sdar_pl.sampling.slots import EpisodeSlot, panel_slots, training_slots
 from sdar_pl.sampling.tasks import choose_panel, draw, optimizer_steps, refuse_bad_split, tasks_of_split
@@ -63,7 +63,8 @@ class RolloutDataModule(L.LightningDataModule):
         tasks_per_iteration: groups an iteration, over all ranks; at least the number of ranks.
         group_size: episodes a group.
         max_refills: drop groups whose rewards are all equal and roll out others in their place, at most this many times
-            (DAPO's dynamic sampling; 0: train on every group). Distillation on dropped groups is dropped as well.
+            (DAPO's dynamic sampling; 0: train on every group).
+        keep_for_distillation: train the distillation on dropped groups all the same (SKALD).
         steps_per_iteration: optimizer steps an iteration.
         ahead: 1: roll out the next iteration while this one is trained on (engines that have weights of their own).
         micro_batch_tokens: tokens of a forward and backward pass (shared prefixes: once); "auto": what fits, ≤ 16,384.
@@ -96,6 +97,7 @@ class RolloutDataModule(L.LightningDataModule):
         tasks_per_iteration: int = 16,
         group_size: int = 8,
         max_refills: int = 0,
+        keep_for_distillation: bool = False,
         steps_per_iteration: int = 1,
         ahead: Literal[0, 1] = 0,
         micro_batch_tokens: int | Literal["auto"] = 16384,
@@ -110,8 +112,7 @@ class RolloutDataModule(L.LightningDataModule):
         super().__init__()
         self.sampling, self.evaluation_sampling = sampling.check("data.sampling"), evaluation.check("data.evaluation")
         refuse_biased_sampling(sampling)
-        if max_refills and group_size < 2:
-            raise UserError("data.max_refills: rewards in a group of one never differ; set it to 0 or raise group_size")
+        refuse_bad_refills(max_refills, keep_for_distillation, group_size, objective)
         advantage.validate(group_size)
         self.policy, self.objective, self.teacher, self.teacher_refresh = policy, objective, teacher, teacher_refresh
         self.environment, self.engine, self.prompter = environment, engine, prompter
@@ -119,6 +120,7 @@ class RolloutDataModule(L.LightningDataModule):
         self.tasks_per_iteration = between("data.tasks_per_iteration", tasks_per_iteration, 1, 100_000)
         self.group_size = between("data.group_size", group_size, 1, 10_000)
         self.max_refills = at_least("data.max_refills", max_refills, 0)
+        self.keep_for_distillation = keep_for_distillation
         self.steps_per_iteration = at_least("data.steps_per_iteration", steps_per_iteration, 1)
         self.budget = Budget(micro_batch_tokens)
         self.splits = {"train": train_split, "validate": validation_split, "test": test_split}
@@ -155,6 +157,7 @@ class RolloutDataModule(L.LightningDataModule):
         score(
             rows,
             iteration.episodes,
+            learning=[row for row in rows if not is_kept(row.group, self.tasks_per_iteration)],
             policy=self.policy,
             objective=self.objective,
             advantage=self.advantage,
@@ -185,7 +188,8 @@ class RolloutDataModule(L.LightningDataModule):
             return shape_rewards(self.rewards, self._play(slots, self.sampling, rules, shown=not age))
 
         def rolled_out() -> Iteration:
-            rollout = roll_out(play_groups, groups, self.max_refills)
+            keep = self.keep_for_distillation and self.objective.distils(epoch)
+            rollout = roll_out(play_groups, groups, self.max_refills, self.tasks_per_iteration if keep else None)
             return Iteration.of(rollout, epoch, age, self.engine.generated, self.engine.prefilled)
 
         return rolled_out
@@ -210,9 +214,10 @@ class RolloutDataModule(L.LightningDataModule):
 
     def _micro_batches(self, rows: Sequence[Row], epoch: int, dropped: bool) -> tuple[list[Batch], int]:
         """This rank's micro-batches, and how many make an optimizer step. ``dropped``: any group was dropped here."""
+        rounds = self.max_refills + 1 if self.keep_for_distillation else 0
         batches, accumulate = micro_batches(
             rows,
-            step_of=optimizer_steps(self.tasks_per_iteration, epoch, self.steps_per_iteration, self.seed),
+            step_of=optimizer_steps(self.tasks_per_iteration, epoch, self.steps_per_iteration, self.seed, rounds),
             steps=self.steps_per_iteration,
             budget=self.budget.take(),
             pad=self.policy.tokenizer.pad_token_id or 0,
@@ -220,7 +225,7 @@ class RolloutDataModule(L.LightningDataModule):
             shared=self.policy.shares_prefixes,
         )
         refuse_empty(batches, dropped)
-        return batches, accumulate
+        return set_apart(batches, accumulate, self.tasks_per_iteration) if rounds else batches, accumulate
 
     # ------------------------------------------------------------------ evaluation
 
@@ -274,13 +279,13 @@ class RolloutDataModule(L.LightningDataModule):
                 self.iteration = self.collect(epoch)
         # Lightning divides the loss by this number and steps the optimizer once per this many micro-batches.
         self.trainer.accumulate_grad_batches = self.iteration.accumulate
-        return _loader(self.iteration.batches)
+        return loader(self.iteration.batches)
 
     def val_dataloader(self) -> DataLoader[list[tuple[int, Task]]]:
-        return _loader([self.panel_share("validate")])
+        return loader([self.panel_share("validate")])
 
     def test_dataloader(self) -> DataLoader[list[tuple[int, Task]]]:
-        return _loader([self.panel_share("test")])
+        return loader([self.panel_share("test")])
 
     predict_dataloader = test_dataloader
 
@@ -293,8 +298,3 @@ class RolloutDataModule(L.LightningDataModule):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.context.load_state_dict(state_dict["context"])
         self.kept.load_state_dict(state_dict)
-
-
-def _loader(items: list[Any]) -> DataLoader[Any]:
-    # batch_size=None: each item is a batch already, and Lightning adds no sampler.
-    return DataLoader(cast("Dataset[Any]", items), batch_size=None, shuffle=False)

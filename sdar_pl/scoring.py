@@ -31,6 +31,7 @@ def score(
     rows: Sequence[Row],
     episodes: Sequence[Episode],
     *,
+    learning: Sequence[Row] | None = None,
     policy: Policy,
     objective: Objective,
     advantage: Advantage,
@@ -49,6 +50,7 @@ def score(
     Args:
         rows: the iteration's rows on this rank.
         episodes: the iteration's episodes on this rank; ``Row.episode`` indexes them.
+        learning: those that the policy loss learns from; the others keep the advantage 0 (None: all).
         policy: the weights that rolled out.
         objective: decides which log-probs are needed.
         advantage: rewards → advantages.
@@ -59,15 +61,16 @@ def score(
         budget: of one forward pass (``pack``).
         iteration: number of the iteration, for schedules.
     """
-    set_advantages(rows, episodes, advantage)
+    learning = rows if learning is None else learning
+    set_advantages(learning, episodes, advantage)
     if with_old or objective.shapes_iteration:
         set_old_logprobs(rows, policy, temperature, budget)
     if teacher is not None and objective.reads_teacher(iteration):
         set_teacher_logprobs(rows, policy, teacher, temperature, budget, top_k=objective.teacher_top_k)
     if objective.needs_reference:
         set_reference_logprobs(rows, policy, temperature, budget)
-    if objective.shapes_iteration and rows:
-        shape_advantages(rows, episodes, objective, iteration)
+    if objective.shapes_iteration and learning:
+        shape_advantages(learning, episodes, objective, iteration)
 
 
 # ---------------------------------------------------------------------- advantages

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import Tensor
 
@@ -38,6 +38,9 @@ class LossInputs:
     teacher_top: Tensor | None = None  # [B, R, k + 1]
     total_tokens: float | None = None  # of the whole optimizer step; None: this micro-batch is the step
     total_rows: float | None = None  # likewise
+    learns: Tensor | None = None  # [B], 0 for rows that only the distillation reads; None: there are none
+    learning_tokens: float | None = None  # the totals without those rows
+    learning_rows: float | None = None
     iteration: int = 0  # from 0, for schedules
     episodes: Tensor | None = None  # [B] long, the row's episode; for shapers that compare rows
     groups: Tensor | None = None  # [B] long, the row's group; for shapers that compare rows
@@ -45,6 +48,14 @@ class LossInputs:
     correction: Tensor | None = None  # [B, R], weights of tokens that an engine sampled (corrections.py)
     centre: Tensor | None = None  # [B, R] with gradient: A × centre joins the policy loss (ScoreCentering)
     shaped: bool = False  # whether ``advantages`` already come from Objective.shape
+
+    @property
+    def learning(self) -> LossInputs:
+        """The inputs of all parts but the distillation: without the rows that it alone reads."""
+        if self.learns is None:
+            return self
+        mask = self.mask * self.learns[:, None]
+        return replace(self, mask=mask, learns=None, total_tokens=self.learning_tokens, total_rows=self.learning_rows)
 
     @property
     def behaviour(self) -> Tensor:

@@ -76,6 +76,10 @@ class Objective:
         """Whether an iteration needs teacher log-probs: a schedule at 0 saves the teacher's forward passes."""
         return any(schedule(iteration) > 0 for schedule in self.schedules)
 
+    def distils(self, iteration: int) -> bool:
+        """Whether an iteration's loss has the distillation."""
+        return self.distillation is not None and self.distillation.scale(iteration) > 0
+
     def figures(self, iteration: int) -> dict[str, float]:
         """Figures of an iteration to report: ``distill/coefficient`` is λ·schedule."""
         return {} if self.distillation is None else {"distill/coefficient": self.distillation.scale(iteration)}
@@ -139,11 +143,11 @@ class Objective:
 
     def __call__(self, inputs: LossInputs) -> LossOutputs:
         """The loss with its gradient, the scalar terms and the per-token records (see LossOutputs)."""
-        total = inputs.total_tokens if self.aggregation == "token-mean" else inputs.total_rows
         mask = inputs.mask
 
-        def mean(values: Tensor) -> Tensor:
-            return aggregate(values, mask, self.aggregation, total=total) / self.length_norm
+        def mean(values: Tensor, over: LossInputs) -> Tensor:
+            total = over.total_tokens if self.aggregation == "token-mean" else over.total_rows
+            return aggregate(values, over.mask, self.aggregation, total=total) / self.length_norm
 
         terms: dict[str, Tensor] = {}
         tokens = {"approx_kl": log_difference(inputs.behaviour, inputs.student_logprobs, mask)}
@@ -165,10 +169,11 @@ class Objective:
         uncorrected = inputs.advantages
         if inputs.correction is not None:  # after the shaper, which may add to the advantages
             inputs = replace(inputs, advantages=inputs.advantages * inputs.correction)
+        learning = inputs.learning
         if self.policy_loss is not None:
-            values, tokens["clipped"] = self.policy_loss(inputs)
+            values, tokens["clipped"] = self.policy_loss(learning)
             values = values if inputs.centre is None else values + uncorrected * inputs.centre
-            terms["loss/policy"] = mean(values)
+            terms["loss/policy"] = mean(values, learning)
             schedule = self.distillation.schedule if self.distillation is not None else Constant()
             parts.append(schedule.policy_factor(inputs.iteration) * terms["loss/policy"])
         reference = entropy = None
@@ -176,12 +181,12 @@ class Objective:
             reference = require("reference_coefficient", inputs.reference_logprobs, mask)
         if reference is not None:
             values = kl_terms(inputs.student_logprobs, reference, mask, estimator=self.reference_estimator)
-            terms["loss/reference_kl"] = mean(values)
+            terms["loss/reference_kl"] = mean(values, learning)
             parts.append(self.reference_coefficient * terms["loss/reference_kl"])
         if self.entropy_coefficient > 0:
             entropy = require("entropy_coefficient", inputs.entropy, mask)
         if entropy is not None:
-            terms["loss/entropy"] = mean(entropy)
+            terms["loss/entropy"] = mean(entropy, learning)
             parts.append(-self.entropy_coefficient * terms["loss/entropy"])
         if self.distillation is not None and inputs.teacher_logprobs is not None:
             scale = self.distillation.scale(inputs.iteration)
@@ -191,7 +196,7 @@ class Objective:
             if inputs.correction is not None and not self.distillation.estimator.top_k:
                 # A divergence does not depend on which token was sampled: nothing is to be corrected at its position.
                 gate = gate * inputs.correction
-            terms["loss/distill"] = mean(self.distillation.estimator(inputs, gate))
+            terms["loss/distill"] = mean(self.distillation.estimator(inputs, gate), inputs)
             if scale > 0:  # with λ = 0 the term is only reported, so that the loss is GRPO's bit for bit
                 parts.append(scale * terms["loss/distill"])
 

@@ -100,6 +100,21 @@ def refuse_ranks_without_groups(tasks_per_iteration: int, ranks: int) -> None:
         )
 
 
+def refuse_bad_refills(max_refills: int, keep: bool, group_size: int, objective: Objective) -> None:
+    """Raises ``UserError`` for refills of groups that cannot differ, or for keeping what is not dropped or not read."""
+    if max_refills and group_size < 2:
+        raise UserError("data.max_refills: rewards in a group of one never differ; set it to 0 or raise group_size")
+    if keep and not max_refills:
+        raise UserError(
+            "data.keep_for_distillation: no group is dropped; set data.max_refills to 1 or more, or it to false"
+        )
+    if keep and objective.distillation is None:
+        raise UserError(
+            "data.keep_for_distillation: the objective has no distillation; use sdar_pl.objectives.SDAR, or set it to "
+            "false"
+        )
+
+
 def refuse_biased_sampling(sampling: Sampling) -> None:
     """Raises ``UserError`` for a ``sampling`` that rollouts cannot be trained on.
 

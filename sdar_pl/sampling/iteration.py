@@ -10,10 +10,11 @@ import json
 import warnings
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, fields
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
+from torch.utils.data import DataLoader, Dataset
 
 from sdar_pl.batch import Batch, Row, uncollate
 from sdar_pl.errors import UserError
@@ -105,6 +106,12 @@ def refuse_empty(batches: Sequence[Batch], dropped: bool) -> None:
             "other tasks, a higher data.sampling.temperature or more data.max_refills may help",
             stacklevel=2,
         )
+
+
+def loader(items: list[Any]) -> DataLoader[Any]:
+    """Hands out batches, or an evaluation's tasks, one after the other."""
+    # batch_size=None: each item is a batch already, and Lightning adds no sampler.
+    return DataLoader(cast("Dataset[Any]", items), batch_size=None, shuffle=False)
 
 
 # ---------------------------------------------------------------------- checkpoints

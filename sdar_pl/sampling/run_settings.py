@@ -41,6 +41,7 @@ def rollout_settings(data: Any) -> dict[str, Any]:
         **{f"data.sampling.{name}": value for name, value in vars(sampling).items() if isinstance(value, int | float)},
         "data.play.max_turns": rules.max_turns,
         "data.play.invalid_penalty": rules.invalid_penalty,
+        **({"data.keep_for_distillation": True} if data.keep_for_distillation else {}),
         **{
             f"data.{name}": getattr(data, name)
             for name in (

@@ -63,13 +63,16 @@ def refill_order(total: int, epoch: int, count: int, seed: int, number: int) -> 
     return [others[i % len(others)] for i in range(first, first + count)]
 
 
-def optimizer_steps(count: int, epoch: int, steps: int, seed: int) -> dict[int, int]:
+def optimizer_steps(count: int, epoch: int, steps: int, seed: int, rounds: int = 0) -> dict[int, int]:
     """The optimizer step of each of ``count`` groups: a random order, dealt out to ``steps`` steps in turn.
+
+    With ``rounds``, also of the groups that were dropped in so many rounds and kept (kept_groups.py): the step of the
+    group in whose place each was.
 
     The step of a row depends on its group alone and is hence the same for any number of ranks.
     """
     order = np.random.default_rng([seed, SHUFFLE, epoch]).permutation(count)
-    return {int(group): i % steps for i, group in enumerate(order)}
+    return {int(group) + count * k: i % steps for k in range(rounds + 1) for i, group in enumerate(order)}
 
 
 def tasks_of_split(environment: Environment, stage: str, split: str) -> Sequence[Task]:

@@ -53,8 +53,12 @@ def built(*files: str | Path) -> Namespace:
     return config
 
 
+#: arguments of ``data`` that belong to methods
+FLAGS = ("max_refills", "keep_for_distillation", "train_with_context")
+
+
 def method_of(*configs: str | Path | dict[str, Any]) -> Namespace:
-    """The objects of ``model.objective`` and ``data.advantage``, ``max_refills``, ``train_with_context`` alone.
+    """The objects of ``model.objective`` and ``data.advantage``, and the ``FLAGS``, alone.
 
     A configuration is a file below ``configs/``, or its content.
     """
@@ -62,7 +66,7 @@ def method_of(*configs: str | Path | dict[str, Any]) -> Namespace:
     for config in configs:
         content = config if isinstance(config, dict) else yaml.safe_load(in_configs(config).read_text(encoding="utf-8"))
         data = content.get("data", {})
-        kept = {key: data[key] for key in ("advantage", "max_refills", "train_with_context") if key in data}
+        kept = {key: data[key] for key in ("advantage", *FLAGS) if key in data}
         texts.append(json.dumps({"model": {"objective": content["model"]["objective"]}, "data": kept}))
     method: Namespace = methods_table.built(*texts)
     return method

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 from helpers import CONFIGS
-from helpers.configs import method_of, parsed
+from helpers.configs import FLAGS, method_of, parsed
 
 RECIPES = ("quickstart", "household/sdar", "alfworld/sdar", "alfworld/conversation", "alfworld/tiny")
 METHODS = sorted(path.stem for path in (CONFIGS / "objectives").glob("*.yaml"))
@@ -33,6 +33,7 @@ BACKBONE = {
     "length_norm": "1.0",
     "advantage": GROUP,
     "max_refills": "0",
+    "keep_for_distillation": "False",
     "train_with_context": "False",
 }
 
@@ -77,6 +78,8 @@ EXPECTED: dict[str, dict[str, str]] = {
     "skill_sd": distils("K3(True)", "ConstantGate(1.0)", 0.001),
     "rlsd": {"shaper": "RLSDShaper(0.5, 0.2, Linear(1.0, 0.0, 100))"},
     "sdar": distils("Likelihood()", "GapGate(5.0)"),
+    # 2608.09826: most of the gain of distillation is in groups whose rewards are equal
+    "sdar_dynamic": distils("Likelihood()", "GapGate(5.0)") | {"max_refills": "3", "keep_for_distillation": "True"},
     "sdar_centred": distils("Likelihood()", "CentredGapGate(5.0)"),
     "sdar_entropy": distils("Likelihood()", "EntropyGate(5.0, False)"),
     "sdar_entropy_normalised": distils("Likelihood()", "EntropyGate(5.0, True)"),
@@ -139,7 +142,7 @@ def described(value: Any) -> str:
 
 def composed(recipe: str | dict[str, Any], method: str) -> dict[str, str]:
     config = method_of(recipe, f"objectives/{method}.yaml")
-    data = {key: config.data[key] for key in ("advantage", "max_refills", "train_with_context")}
+    data = {key: config.data[key] for key in ("advantage", *FLAGS)}
     return {name: described(value) for name, value in {**vars(config.model.objective), **data}.items()}
 
 

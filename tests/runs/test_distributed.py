@@ -64,10 +64,11 @@ def test_a_moving_average_goes_on_with_another_number_of_ranks(tmp_path: Path) -
 
 
 def test_what_is_learnt_from_the_whole_batch(tmp_path: Path) -> None:
-    """REINFORCE++'s normalisation and the bandit's counts are those of all ranks, with groups dropped and refilled, and
-    an average that every rank keeps for itself."""
+    """REINFORCE++'s normalisation and the bandit's counts are those of all ranks, with groups dropped, kept for the
+    distillation and refilled, and an average that every rank keeps for itself."""
     options = [
         *["--data.advantage", "sdar_pl.objectives.BatchAdvantage", "--data.max_refills", "2"],
+        *["--data.keep_for_distillation", "true"],
         *["--config", str(ROOT / "configs" / "contexts" / "ucb_skills.yaml")],
         *["--config", str(ROOT / "configs" / "teachers" / "ema.yaml")],
         *["--data.play.max_turns", "8", "--data.group_size", "4", "--trainer.max_epochs", "3"],

@@ -41,11 +41,12 @@ def test_killed_at_any_stage(when: str, alone: Path, tmp_path: Path) -> None:
 
 
 def test_killed_with_all_that_is_to_be_remembered(tmp_path: Path) -> None:
-    """A moving average that reads at every step, refilled groups, and a bandit's counts."""
+    """A moving average that reads at every step, refilled groups, dropped ones that are kept, and a bandit's counts."""
     more = [
         *["--config", str(ROOT / "configs" / "teachers" / "ema.yaml"), "--model.teacher_refresh", "step"],
         *["--config", str(ROOT / "configs" / "contexts" / "ucb_skills.yaml")],
         *["--data.max_refills", "2", "--data.play.max_turns", "8", "--data.group_size", "4"],
+        *["--data.keep_for_distillation", "true"],
     ]
     alone = fit(tmp_path, "alone", *more)
     assert struck(tmp_path, "update", more=more)[0] == -signal.SIGKILL
