@@ -50,7 +50,7 @@ def test_a_recipe_parses(file: Path) -> None:
 @pytest.mark.parametrize("file", WARMUPS, ids=below)
 def test_a_warm_up_parses(file: Path) -> None:
     config = parsed(file, command="warmup")
-    assert config["data"]["demonstrations"]["class_path"].startswith("scripts.tiny_worlds.")
+    assert config["data"]["demonstrations"]["class_path"].startswith(("scripts.tiny_worlds.", "sdar_pl.warmup."))
 
 
 @pytest.mark.parametrize(("recipe", "part"), WITH_RECIPE, ids=map("+".join, WITH_RECIPE))

@@ -9,7 +9,9 @@ import gap_over_training
 import measure_gate_variance
 import measure_penalty_forms
 import pytest
+import study_report
 import torch
+from _study_results import collect, runs_of
 from helpers.builders import a_row
 
 from sdar_pl.policy import LoRA, Policy
@@ -64,3 +66,74 @@ def test_a_policy_is_taught_to_forget_the_closing_tag(tmp_path: Path) -> None:
     measure_penalty_forms.careless(tmp_path / "model", share=0.5, episodes=48, passes=6)
     figures = measure_penalty_forms.train(tmp_path / "model", "row", 0, 1, tmp_path / "out")
     assert figures["train/valid_action"] < 0.95
+
+
+GAMES = {"seen-1": "valid_seen", "seen-2": "valid_seen", "unseen-1": "valid_unseen"}
+
+
+@pytest.fixture
+def study(tmp_path: Path) -> Path:
+    """The work folder of a study: a teacher, two seeds of GRPO, and one of SDAR that was stopped in its last panel."""
+    panel = tmp_path / "games/json_2.1.1"
+    for game, split in GAMES.items():
+        (panel / split / game).mkdir(parents=True)
+
+    def lines(panels: dict[int, str]) -> str:
+        return "".join(
+            json.dumps({"iteration": step, "split": "validation", "task": f"panel/{game}", "success": digit == "1"})
+            + "\n"
+            for step, digits in panels.items()
+            for game, digit in zip(GAMES, digits, strict=False)
+        )
+
+    def run(name: str, panels: dict[int, str], file: str = "episodes.jsonl") -> None:
+        folder = tmp_path / name / "run"
+        folder.mkdir(parents=True)
+        (folder / file).write_text(lines(panels) + '{"iteration": 9, "split": "validation", "ta')
+        rows = "".join(f"{step},2.5,100,{step / 10}\n" for step in (1, 2, 4))
+        (folder / "metrics.csv").write_text(
+            "step,time/rollout_s,rollout/generated_tokens,val/success\n0,,,0.0\n" + rows
+        )
+
+    run("warmup", {})
+    run("teacher", {0: "111"}, "episodes.validate.jsonl")
+    for name, panels in {
+        "grpo/seed-0": {0: "000", 2: "100", 4: "110"},
+        "grpo/seed-1": {0: "000", 2: "100", 4: "111"},
+        "sdar/seed-0": {0: "000", 2: "110", 4: "11"},
+    }.items():
+        run(name, panels)
+        (tmp_path / name / "cell.json").write_text(json.dumps({"objective": name.split("/")[0]}))
+    return tmp_path
+
+
+def test_results_are_those_of_whole_panels(study: Path) -> None:
+    found = json.loads(json.dumps(collect(study)))  # as it is read from the file
+    assert found["tasks"] == ["valid_seen/seen-1", "valid_seen/seen-2", "valid_unseen/unseen-1"]
+    assert found["teacher"] == "111"
+    assert [run["panels"] for run in found["runs"]] == [
+        {"0": "000", "2": "100", "4": "110"},
+        {"0": "000", "2": "100", "4": "111"},
+        {"0": "000", "2": "110"},
+    ]
+
+
+def test_methods_are_compared_at_an_iteration_that_each_has_reached(study: Path) -> None:
+    runs, last, short = runs_of(json.loads(json.dumps(collect(study))), "valid_seen")
+    assert (last, short) == (2, [])
+    assert [(run.objective, run.seed, sorted(run.panels), sum(run.panels[2].values())) for run in runs] == [
+        ("grpo", 0, [0, 2], 1.0),
+        ("grpo", 1, [0, 2], 1.0),
+        ("sdar", 0, [0, 2], 2.0),
+    ]
+    assert {(run.seconds, run.generated) for run in runs} == {(5.0, 200.0)}
+
+
+def test_the_section_says_how_every_step_ended(study: Path) -> None:
+    steps = {"warmup": {"status": 0, "seconds": 9.0}, "sdar/seed-0": {"status": 1, "seconds": 3.0, "last_line": "Oops"}}
+    facts = {"steps": steps, "arguments": ["--jobs", "3"], "machine": {"cpu": "a CPU"}}
+    text = study_report.section({**json.loads(json.dumps(collect(study))), **facts})
+    assert "| 4 | – | 40.0 |" in text
+    assert "**valid_seen, 2 games in rooms like those of training, after 2 iterations.** The teacher" in text
+    assert "| sdar/seed-0 | 3 s | failed: Oops |" in text
+    assert "study_pretrained.py --jobs 3" in text
