@@ -7,22 +7,15 @@ from pathlib import Path
 
 import pytest
 import torch
+from helpers.models import written
 from helpers.runs import ROOT, fit_here, metrics, weights
 from test_scoring import fill, played
 
 from sdar_pl.errors import UserError
 from sdar_pl.policy import LoRA, Policy
-from sdar_pl.runtime.adapter_files import write_adapter_folder
 from sdar_pl.teachers import Current, Trained
 
 MakePolicy = Callable[..., Policy]
-
-
-def written(policy: Policy, folder: Path) -> str:
-    """The policy's adapters as a peft folder."""
-    tensors = {name.removeprefix("net."): weights.detach() for name, weights in policy.trained()}
-    write_adapter_folder(tensors, vars(policy.lora), policy.source.located(), folder)
-    return str(folder)
 
 
 @pytest.mark.parametrize("lora", [LoRA(r=4, alpha=8), LoRA(r=2, alpha=6, target_modules=["q_proj", "up_proj"])])

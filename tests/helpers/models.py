@@ -75,3 +75,12 @@ def quick_to_end(policy: Any) -> Any:
     """Every tenth token ends a response, so that rows end at different times."""
     policy.causal_lm.generation_config.eos_token_id = list(range(0, 330, 10))
     return policy
+
+
+def written(policy: Any, folder: Path) -> str:
+    """The policy's adapters as a peft folder."""
+    from sdar_pl.runtime.adapter_files import write_adapter_folder
+
+    tensors = {name.removeprefix("net."): weights.detach() for name, weights in policy.trained()}
+    write_adapter_folder(tensors, vars(policy.lora), policy.source.located(), folder)
+    return str(folder)

@@ -7,7 +7,10 @@ from typing import Any
 
 import pytest
 import torch
+from helpers.models import shake, written
 from helpers.runs import ROOT, episodes, fit, metrics, weights
+
+from sdar_pl.policy import LoRA, Policy
 
 pytestmark = pytest.mark.slow
 
@@ -18,14 +21,28 @@ def saved(run: Path) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return fit(tmp_path_factory.mktemp("alone"), "run")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """A teacher under an adapter of its own: every rank loads it beside the policy's, which FSDP2 has sharded."""
+    policy = Policy("tiny-household", LoRA(r=4, alpha=8))
+    policy.build()
+    shake(policy, 5)
+    folder = written(policy, tmp_path_factory.mktemp("teacher"))
+    return ["--config", str(ROOT / "configs/teachers/trained.yaml"), "--model.teacher.init_args.folder", folder]
+
+
+@pytest.fixture(scope="module")
+def alone(trained: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(tmp_path_factory.mktemp("alone"), "run", *trained)
 
 
 @pytest.mark.parametrize(("strategy", "devices"), [("ddp", 2), ("fsdp2", 2), ("fsdp2", 4)])
-def test_any_number_of_ranks_gives_the_same(strategy: str, devices: int, alone: Path, tmp_path: Path) -> None:
-    run = fit(tmp_path, "run", "--trainer.strategy", strategy, "--trainer.devices", str(devices))
+def test_any_number_of_ranks_gives_the_same(
+    strategy: str, devices: int, trained: list[str], alone: Path, tmp_path: Path
+) -> None:
+    """Also where the teacher has a frozen adapter; the reference reads with adapters off, as the initial one would."""
+    run = fit(tmp_path, "run", *trained, "--trainer.strategy", strategy, "--trainer.devices", str(devices))
     compare(run, alone)
+    assert not [name for name in weights(run) if ".teacher." in name]
 
 
 def compare(run: Path, alone: Path) -> None:
