@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 
 import gap_over_training
+import measure_fetch
 import measure_gate_variance
 import measure_penalty_forms
+import panel_figures
 import pytest
 import study_report
 import torch
@@ -44,6 +46,53 @@ def test_the_gap_is_a_mean_over_finished_seeds(tmp_path: Path) -> None:
     lines = gap_over_training.table(tmp_path, "gap/mean", 1).splitlines()
     assert lines[0] == "| objective | seeds | 1 | 2 |"
     assert lines[2:] == ["| sdar(coefficient=1) | 2 | -1.500 | -1.000 |"]
+
+
+def test_panels_are_compared_task_by_task(tmp_path: Path) -> None:
+    """Two methods, two seeds (one of the second), two games: after training the second needs a step less in each."""
+    (tmp_path / "comparison.csv").write_text("objective\ngrpo\nmine\n")
+    for name, seed, steps in (("grpo", 0, (4, 2)), ("grpo", 1, (6, 4)), ("mine", 1, (5, 3))):
+        run = tmp_path / name / f"seed-{seed}" / "run"
+        run.mkdir(parents=True)
+        (run.parent / "cell.json").write_text(json.dumps({"objective": name, "seed": seed}))
+        panels = [(0, "validation", "a", 9), (0, "validation", "b", 9), (4, "train", "a", 1)]
+        panels += [(8, "validation", game, count) for game, count in zip("ab", steps, strict=True)]
+        lines = []
+        for iteration, split, game, count in panels:
+            turns = [{"action": "fetch mug" if k == 1 else "look", "observation": ""} for k in range(count)]
+            line = {"iteration": iteration, "split": split, "task": game, "success": count < 4, "turns": turns}
+            lines.append(json.dumps(line) + "\n")
+        (run / "episodes.jsonl").write_text("".join(lines))
+    chosen = panel_figures.figures("fetch", evidence=False)
+    rows = panel_figures.table(panel_figures.read(tmp_path, chosen), chosen).splitlines()
+    assert rows[0] == "| objective |  | seeds | success, % | steps | with a call, % |"
+    cells = [row.strip("| ").split(" | ") for row in rows[2:]]
+    starts = [[*cell[:3], *(word.split()[0] for word in cell[3:])] for cell in cells]
+    assert starts == [
+        ["grpo", "before", "2", "0.0", "9.00", "100.0"],
+        ["grpo", "after", "2", "25.0", "4.00", "100.0"],
+        ["mine", "before", "1", "0.0", "9.00", "100.0"],
+        ["mine", "after", "1", "50.0", "4.00", "100.0"],
+        ["mine", "− grpo", "1", "+50.0", "-1.00", "+0.0"],
+    ]
+    assert cells[-1][4] == "-1.00 [-1.00, -1.00]"
+
+
+def test_evidence_is_the_environment_s(tmp_path: Path) -> None:
+    (recall, factor) = panel_figures.figures(None, evidence=True)["evidence recall, %"]
+    world = panel_figures.SearchQA()
+    task = world.tasks("validation")[0]
+    session, observations = world.session(task), [""]
+    session.reset()
+    for action in world.expert_plan(task):
+        observations.append(session.step(action).text)
+    line = {"task": task.id, "turns": [{"observation": text} for text in observations]}
+    assert (recall(line), recall({**line, "turns": []}), factor) == (1, 0, 100)
+
+
+def test_the_helper_saves_steps_where_the_label_says_so() -> None:
+    for profits, pairs in measure_fetch.measure(40).items():
+        assert (sum(helped - alone for helped, alone in pairs) < 0) == profits
 
 
 def test_the_forms_of_the_penalty_differ_where_all_fail() -> None:

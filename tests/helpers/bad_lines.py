@@ -116,6 +116,7 @@ LINES: list[tuple[str, ...]] = [
 SCRIPTS: list[tuple[str, ...]] = [
     ("gap_over_training.py", "folder"),
     ("gap_over_training.py nowhere", "nowhere"),
+    ("panel_figures.py nowhere", "nowhere"),
     ("bench_gpu.py --shape 9b", "9b"),
     ("bench_rollout.py --groups many", "many"),
     ("bench_memory.py --way back", "back"),

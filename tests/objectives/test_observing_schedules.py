@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from helpers.losses import example
-from helpers.runs import ROOT, fit_here, metrics
+from helpers.runs import ROOT, fit_here, metrics, weights
 
 from sdar_pl import objectives as O
 from sdar_pl.cli import main
@@ -183,14 +183,23 @@ def test_a_teacher_that_nobody_measures_is_refused_at_the_start(
 
 
 @pytest.mark.slow
-def test_a_resumed_schedule_equals_the_uninterrupted_one(tmp_path: Path) -> None:
-    small = [PANEL, f"{KEY}.window", "1"]
-    for name in ("gats", "retire_opd"):
-        options = [*config(name), *small, "--model.teacher_refresh", "step"]
-        whole = fit_here(tmp_path / f"{name}-whole", *options, "--trainer.max_epochs", "3")
-        fit_here(tmp_path / f"{name}-parts", *options, "--trainer.max_epochs", "1")
-        resumed = fit_here(tmp_path / f"{name}-parts", *options, "--trainer.max_epochs", "3", "--ckpt_path", "last")
-        assert metrics(resumed) == metrics(whole)
-        ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (resumed, whole))
-        assert ours["schedules"] == theirs["schedules"]
-        assert ours["schedules"]["schedules"][0]["_teacher" if name == "gats" else "_last_gap"]
+@pytest.mark.parametrize(
+    ("name", "options", "learnt"),
+    [
+        ("gats", [PANEL, f"{KEY}.window", "1"], "_teacher"),
+        ("retire_opd", [PANEL, f"{KEY}.window", "1"], "_last_gap"),
+        ("tide", [f"{KEY}.window", "2", f"{KEY}.threshold", "1", f"{KEY}.step", "0.5"], "_means"),
+    ],
+)
+def test_a_resumed_schedule_equals_the_uninterrupted_one(
+    name: str, options: list[str], learnt: str, tmp_path: Path
+) -> None:
+    words = [*config(name), *options, "--model.teacher_refresh", "step", "--trainer.max_epochs", "3"]
+    whole = fit_here(tmp_path / "whole", *words)
+    second = str(whole / "checkpoints" / "iteration-0002.ckpt")
+    assert torch.load(second, weights_only=True)["schedules"]["schedules"][0][learnt]
+    resumed = fit_here(tmp_path / "resumed", *words, "--ckpt_path", second)
+    assert metrics(resumed)[-1] == metrics(whole)[-1]
+    ours, theirs = (torch.load(run / "checkpoints" / "last.ckpt", weights_only=True) for run in (resumed, whole))
+    assert ours["schedules"] == theirs["schedules"]
+    assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(resumed).items())
