@@ -43,6 +43,8 @@ from sdar_pl.runtime.messages import PlainParser
 ROOT = Path(__file__).parent.parent
 WARMUP, RECIPE = ROOT / "configs/warmup/alfworld_smollm2.yaml", ROOT / "configs/alfworld/smollm2.yaml"
 METHODS = "grpo,sdar(coefficient=1)+initial,sdar"
+#: SmolLM2's end of a turn
+END = "<|im_end|>"
 #: seconds between two writings of results.json
 EVERY = 15.0
 #: nothing is begun in the last seconds of the budget
@@ -127,9 +129,12 @@ def unpack(gguf: Path, folder: Path) -> None:
     if hasattr(model.config, "quantization_config"):
         del model.config.quantization_config
     model.hf_quantizer = None
+    tokenizer = load_tokenizer(str(gguf.parent), gguf.name)
+    tokenizer.eos_token = tokenizer.pad_token = END  # versions of transformers read others from the file
+    model.generation_config.eos_token_id = tokenizer.eos_token_id
     with replacing(folder) as partial:
         model.to(torch.bfloat16).save_pretrained(partial)
-        load_tokenizer(str(gguf.parent), gguf.name).save_pretrained(partial)
+        tokenizer.save_pretrained(partial)
 
 
 def link_games(games: Path, folder: Path) -> None:
@@ -199,6 +204,8 @@ def main() -> int:
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // args.jobs)))
     facts = {"arguments": sys.argv[1:], "machine": machine(), "iterations": args.iterations, "jobs": args.jobs}
     study = Study(work, out, options, time.monotonic() + args.budget, facts)
+    with suppress(OSError, ValueError, KeyError):  # how earlier steps ended
+        study.steps = json.loads((out / "results.json").read_text(encoding="utf-8"))["steps"]
     ended = threading.Event()
     threading.Thread(target=study.keep_writing, args=(ended,), daemon=True).start()
     try:

@@ -77,20 +77,20 @@ def times(results: dict[str, Any]) -> str:
 
 
 def section(results: dict[str, Any]) -> str:
-    """The whole section. Raises ``UserError`` where no method has been trained."""
+    """The whole section; without the comparison where no run has played the panel after training."""
     names, parts = names_of(results), ["## A pretrained model"]
     parts += ["How the warm-up went:", warm_up(results)]
     for split, what in SPLITS.items():
         runs, last, short = runs_of(results, split)
-        if not runs:
-            raise UserError("no run has played the panel after training; there is nothing to compare")
-        summaries = summarise(runs, names)
-        tasks = f"{split}, {summaries[0].tasks} games in {what}, after {last} iterations"
-        parts.append(f"**{tasks}.** The teacher, before training: {teacher(results, split)} %.")
-        parts += [lines_of([columns(summaries), *map(row, summaries)]), curve(runs, names)]
-    parts.append(caption(summaries))
-    if short:
-        parts.append(f"Not in the tables, as they did not come so far: {', '.join(short)}.")
+        tasks = f"{split}, {sum(task.startswith(split) for task in results['tasks'])} games in {what}"
+        parts.append(
+            f"**{tasks}, after {last} iterations.** The teacher, before training: {teacher(results, split)} %."
+        )
+        if runs:
+            summaries = summarise(runs, names)
+            parts += [lines_of([columns(summaries), *map(row, summaries)]), curve(runs, names), caption(summaries)]
+        if short:
+            parts.append(f"Not in the table, as they did not come so far: {', '.join(short)}.")
     arguments = " ".join(results["arguments"])
     parts += [f"    python scripts/study_pretrained.py {arguments}", f"Measured on: {in_words(results['machine'])}."]
     return "\n\n".join([*parts, times(results)]) + "\n"
@@ -108,6 +108,8 @@ def main() -> None:
         raise UserError(f"results: {args.results}: {error}; name a results.json of study_pretrained.py") from error
     print(section(results))
     names = names_of(results)
+    if (args.figure or args.csv) and not runs_of(results, "valid")[0]:
+        raise UserError(f"results: {args.results}: no run has played the panel after training; there is no figure")
     if args.figure:
         draw_curves(learning_curves(runs_of(results, "valid")[0], names), [args.figure])
     if args.csv:
