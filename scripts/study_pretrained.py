@@ -188,7 +188,7 @@ def main() -> int:
     parser.add_argument("--work", type=Path, default=Path("runs/smollm2"), help="folder of models and runs")
     parser.add_argument("--objectives", default=METHODS, help=f"as of compare ({METHODS})")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each method (3)")
-    parser.add_argument("--iterations", type=int, default=12, help="iterations of each run (12)")
+    parser.add_argument("--iterations", type=int, default=8, help="iterations of each run (8)")
     parser.add_argument("--jobs", type=int, default=1, help="runs at the same time (1)")
     parser.add_argument("--budget", type=float, default=1e6, help="seconds until all processes are stopped (none)")
     parser.add_argument("--warmup_seconds", type=float, default=1e6, help="seconds for the warm-up at most (none)")
