@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from helpers.engine_contract import HOT, RULES, ask, prompt
-from helpers.models import quick_to_end, shake
+from engines.test_slots import follow_the_weights
+from helpers.engine_contract import RULES
+from helpers.models import quick_to_end
 from helpers.runs import fit, metrics
 from modeling.test_prefix_tree import some_rows
 
@@ -29,23 +30,7 @@ def test_an_engine_with_graphs_keeps_every_rule(make_policy: MakePolicy, rule: s
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_graphs_follow_the_weights(make_policy: MakePolicy, mixed: bool) -> None:
-    """Log-probs are those of the weights of now, although the graph was captured before they changed."""
-    policy = make_policy().to(GPU)
-    engine = TransformersEngine()
-    contexts = [prompt(n, 20 + n) for n in range(5)]
-    with torch.autocast("cuda", torch.bfloat16, enabled=mixed):
-        engine.sync(policy)
-        for seed in range(3):
-            completions = engine.generate(ask(contexts, first=10 * seed), HOT)
-            rows = [(tokens, one) for tokens, one in zip(contexts, completions, strict=True)]
-            for tokens, one in rows:
-                whole = torch.tensor([[*tokens, *one.tokens]], device=GPU)
-                with policy.evaluating():
-                    logits = policy.causal_lm(whole).logits[0, len(tokens) - 1 : -1].float() / HOT.temperature
-                theirs = logits.log_softmax(-1).gather(-1, whole[0, len(tokens) :, None])[:, 0].cpu()
-                torch.testing.assert_close(torch.tensor(one.logprobs), theirs, atol=0.2 if mixed else 1e-4, rtol=0)
-            shake(policy, 7 + seed)
-            engine.sync(policy)
+    follow_the_weights(make_policy().to(GPU), mixed)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -26,9 +26,9 @@ FEWEST_COLUMNS = 256
 
 
 def slot_columns(columns: int) -> int:
-    """Width of the slots for rows of ``columns`` tokens: 256, 384, 512, 768, 1,024 … Few widths, few graphs."""
-    power = max(FEWEST_COLUMNS, 1 << (columns - 1).bit_length())
-    return power * 3 // 4 if power > FEWEST_COLUMNS and columns <= power * 3 // 4 else power
+    """Width of the slots for rows of ``columns`` tokens: 256, 320, 384, 448, 512, 640 … Few widths, few graphs."""
+    step = max(FEWEST_COLUMNS, 1 << (columns - 1).bit_length()) // 8
+    return max(FEWEST_COLUMNS, -(-columns // step) * step)
 
 
 def slot_rows(rows: int, most: int) -> int:

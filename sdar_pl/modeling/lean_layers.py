@@ -33,8 +33,9 @@ class LeanLoRA:
         y = layer.base_layer(x)
         t = linear(x, a).flatten(0, -2)
         rows = y.flatten(0, -2)
-        # A layer that has just made y has no other use of it; autograd may have.
-        return (torch.addmm(rows, t, b) if torch.is_grad_enabled() else rows.addmm_(t, b)).view_as(y)
+        if torch.is_grad_enabled() or not rows.dtype == t.dtype == b.dtype:  # under autocast
+            return torch.addmm(rows, t, b).view_as(y)
+        return rows.addmm_(t, b).view_as(y)  # nobody else has y
 
 
 class LeanNorm:

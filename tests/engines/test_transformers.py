@@ -13,7 +13,6 @@ from helpers.worlds import Echo
 
 from sdar_pl.batch import collate, rows_of
 from sdar_pl.engines import Sampling, TransformersEngine
-from sdar_pl.engines.slots import slot_columns
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.memory import AllocationMeter
 from sdar_pl.policy import Policy
@@ -238,55 +237,3 @@ def test_two_requests_of_one_session_are_refused(make_policy: MakePolicy) -> Non
     requests = [*ask([prompt(1), prompt(2)]), *ask([prompt(3)])]
     with pytest.raises(ValueError, match="2 requests of session 0"):
         start(make_policy()).generate(requests, Sampling())
-
-
-# ---------------------------------------------------------------------- slots
-
-
-def test_slots_are_filled_again(make_policy: MakePolicy) -> None:
-    """With fewer slots than requests, a response begins as soon as a quarter has ended; tokens are those without."""
-    policy = quick_to_end(make_policy())
-    sampling = Sampling(temperature=1.5, max_new_tokens=60)
-    prompts = [prompt(n, 5 + n) for n in range(16)]
-    engine = start(policy, slots=True, max_rows=4)
-    steps: list[int] = []
-    policy.causal_lm.register_forward_pre_hook(
-        lambda _, __, options: steps.append(len(options["input_ids"])) if options["input_ids"].shape[1] == 1 else None,
-        with_kwargs=True,
-    )
-    answers = engine.generate(ask(prompts), sampling)
-    lengths = [len(answer.tokens) for answer in answers]
-    assert set(steps) == {1, 2, 4}, "rows that nobody needs any more are given up"
-    assert len(steps) < sum(max(lengths[n : n + 4]) - 1 for n in range(0, 16, 4)), "no slot waits for the others"
-    without = start(policy, max_rows=4).generate(ask(prompts), sampling)
-    assert [answer.tokens for answer in answers] == [answer.tokens for answer in without]
-
-
-def test_slots_grow_with_the_episode_and_go_with_it(make_policy: MakePolicy) -> None:
-    """Later turns need wider slots; what sessions keep moves into them, and the last release frees everything."""
-    policy = make_policy()
-    engine = start(policy, slots=True)
-    contexts = [prompt(n, 240 + n) for n in range(3)]
-    with AllocationMeter() as meter:
-        for turn in range(3):
-            answers = engine.generate(ask(contexts), HOT)
-            contexts = [c + a.tokens + prompt(turn, 90) for c, a in zip(contexts, answers, strict=True)]
-        engine.release([0, 1])
-        assert meter.now > 0
-        engine.release([2])
-        assert meter.now == 0
-    assert engine.prefilled == sum(240 + n for n in range(3)) + 2 * 3 * (1 + 90)
-
-
-@pytest.mark.parametrize(
-    ("columns", "width"), [(1, 256), (256, 256), (257, 384), (385, 512), (1500, 1536), (1537, 2048)]
-)
-def test_few_widths(columns: int, width: int) -> None:
-    assert slot_columns(columns) == width
-
-
-def test_slots_need_a_mask(make_policy: MakePolicy) -> None:
-    policy = make_policy()
-    policy.attention = "flash_attention_2"
-    with pytest.raises(UserError, match=r"^data.engine.slots: true; flash_attention_2 takes no mask"):
-        start(policy, slots=True)
