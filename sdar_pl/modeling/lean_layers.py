@@ -30,7 +30,7 @@ class LeanLoRA:
         if args or kwargs or not _is_plain(layer):
             return super().forward(x, *args, **kwargs)  # type: ignore[misc, no-any-return]
         a, b = self.once or _factors(layer, x.dtype)
-        y = layer.base_layer(x)
+        y: Tensor = layer.base_layer(x)
         t = linear(x, a).flatten(0, -2)
         rows = y.flatten(0, -2)
         if torch.is_grad_enabled() or not rows.dtype == t.dtype == b.dtype:  # under autocast
