@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import contextlib
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -34,6 +34,15 @@ def slot_columns(columns: int) -> int:
 def slot_rows(rows: int, most: int) -> int:
     """Number of slots for ``rows`` rows: the next power of two, at most ``most``."""
     return min(most, 1 << (rows - 1).bit_length())
+
+
+class Prefilled(NamedTuple):
+    """Prompts that were run: the rows of a block, a row for each request, with their next-token logits [n, V]."""
+
+    block: Block
+    rows: list[int]
+    logits: Tensor
+    requests: list[int]
 
 
 class Slots:
@@ -62,22 +71,19 @@ class Slots:
         self._graph: torch.cuda.CUDAGraph | None = None
         self._logits = torch.empty(0)  # where the graph leaves them
 
-    def fill(self, places: Sequence[int], parts: Sequence[tuple[Block, Sequence[int]]]) -> None:
-        """Put rows of blocks, in order, into the slots at ``places``."""
-        start = 0
-        for block, rows in parts:
-            index = torch.tensor(rows, device=block.valid.device)
-            slot = torch.tensor(places[start : start + len(rows)], device=index.device)
-            valid = block.valid[index]
-            lengths = valid.sum(1)
-            longest = int(lengths.max())
-            # A stable sort puts valid columns first, in their order.
-            order = torch.argsort((~valid).to(torch.int8), dim=1, stable=True)[:, :longest]
-            for mine, theirs in zip(self.layers, block.layers, strict=True):
-                for whole, part in zip(mine, theirs, strict=True):
-                    whole[slot, :, :longest] = part.transpose(1, 2)[index[:, None], order].transpose(1, 2)
-            self.positions[slot] = lengths[:, None]
-            start += len(rows)
+    def fill(self, places: Sequence[int], block: Block, rows: Sequence[int]) -> None:
+        """Put rows of a block into the slots at ``places``."""
+        index = torch.tensor(rows, device=block.valid.device)
+        slot = torch.tensor(places, device=index.device)
+        valid = block.valid[index]
+        lengths = valid.sum(1)
+        longest = int(lengths.max())
+        # A stable sort puts valid columns first, in their order.
+        order = torch.argsort((~valid).to(torch.int8), dim=1, stable=True)[:, :longest]
+        for mine, theirs in zip(self.layers, block.layers, strict=True):
+            for whole, part in zip(mine, theirs, strict=True):
+                whole[slot, :, :longest] = part.transpose(1, 2)[index[:, None], order].transpose(1, 2)
+        self.positions[slot] = lengths[:, None]
 
     def take(self, places: Sequence[int]) -> Block:
         """A copy of the rows at ``places``, as a block."""
@@ -170,7 +176,7 @@ def decode_in_slots(
     pool: SlotPool,
     width: int,
     leave_share: float,
-    prefill: Callable[[list[Request]], tuple[list[tuple[Block, list[int]]], Tensor, list[int]]],
+    prefill: Callable[[list[Request]], Iterator[Prefilled]],
     keep: Callable[[Responses, list[int], Callable[[], Block]], None],
 ) -> None:
     """Decode all requests; slots are filled again as responses end.
@@ -180,7 +186,7 @@ def decode_in_slots(
         pool: the slots' memory.
         width: columns of a slot, enough for the longest prompt with its response.
         leave_share: responses leave together, once this share of those in slots has ended.
-        prefill: requests → their caches as rows of blocks, next-token logits [n, V] and the order of the requests.
+        prefill: runs the prompts of requests, some at a time.
         keep: gets the responses, the numbers of those that have ended, and what copies their caches.
     """
     waiting = deque(range(len(responses.requests)))
@@ -193,22 +199,23 @@ def decode_in_slots(
                 keep(responses, [seats.pop(slot) for slot in gone], partial(slots.take, gone))
             if waiting:
                 new = [waiting.popleft() for _ in range(min(len(waiting), pool.most - len(seats)))]
-                parts, logits, order = prefill([responses.requests[number] for number in new])
-                if slots is None:
-                    slots = pool.slots(len(new), width, parts[0][0])
-                    feed = [0] * slots.rows
-                free = [slot for slot in range(slots.rows) if slot not in seats][: len(new)]
-                slots.fill(free, parts)
-                seats |= zip(free, (new[i] for i in order), strict=True)
-                for slot, token in zip(free, responses.draw(logits, [seats[slot] for slot in free]), strict=True):
-                    feed[slot] = token
+                for part in prefill([responses.requests[number] for number in new]):
+                    if slots is None:
+                        slots = pool.slots(len(new), width, part.block)
+                        feed = [0] * slots.rows
+                    numbers = [new[i] for i in part.requests]
+                    free = [slot for slot in range(slots.rows) if slot not in seats][: len(numbers)]
+                    slots.fill(free, part.block, part.rows)
+                    seats |= zip(free, numbers, strict=True)
+                    for slot, token in zip(free, responses.draw(part.logits, numbers), strict=True):
+                        feed[slot] = token
                 continue
             if slots is not None and seats and slot_rows(len(seats), pool.most) < slots.rows:
                 feed, block = [feed[slot] for slot in seats], slots.take(list(seats))
                 slots = pool.slots(len(seats), width, block)
                 feed += [0] * (slots.rows - len(feed))
                 seats = dict(enumerate(seats.values()))
-                slots.fill(list(seats), [(block, list(seats))])
+                slots.fill(list(seats), block, list(seats))
         if slots is not None and seats:
             running = [slot for slot, number in seats.items() if number not in responses.ended]
             logits = slots.step(running, [feed[slot] for slot in running])

@@ -9,7 +9,7 @@ Left out: sliding-window and state-space caches (refused), paging, speculative d
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby
@@ -23,7 +23,7 @@ from sdar_pl.engines.base import Completion, Engine, Request, RolloutSize, Sampl
 from sdar_pl.engines.inverse_cdf import BYTES_A_LOGIT
 from sdar_pl.engines.kv import COLUMNS_AT_ONCE, Block, chunks, gather, refuse_partial_caches
 from sdar_pl.engines.responses import Responses
-from sdar_pl.engines.slots import SlotPool, decode_in_slots, slot_columns, slot_rows
+from sdar_pl.engines.slots import Prefilled, SlotPool, decode_in_slots, slot_columns, slot_rows
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.memory import Memory, height, prefill_bytes
 from sdar_pl.modeling.skeleton import Skeleton
@@ -112,9 +112,12 @@ class TransformersEngine(Engine):
             else:
                 with folded_once(self._policy.net):
                     for start in range(0, len(requests), self.max_rows):
-                        parts, logits, order = self._prefill(requests[start : start + self.max_rows])
-                        block = gather(parts, spare_columns=COLUMNS_AT_ONCE)
-                        self._decode(responses, [start + i for i in order], block, logits)
+                        parts = list(self._prefill(requests[start : start + self.max_rows]))
+                        block = gather([(part.block, part.rows) for part in parts], spare_columns=COLUMNS_AT_ONCE)
+                        logits = torch.cat([part.logits for part in parts])
+                        numbers = [start + i for part in parts for i in part.requests]
+                        del parts
+                        self._decode(responses, numbers, block, logits)
         self.generated += sum(len(completion.tokens) for completion in responses.completions)
         return responses.completions
 
@@ -130,8 +133,9 @@ class TransformersEngine(Engine):
         if self._uses_slots(rollout.on_gpu):
             folded, width = 0, slot_columns(rollout.prompt_tokens + rollout.response_tokens)
             slots = slot_rows(decoded, self.max_rows)
-            # Beside the slots: what sessions keep between their turns, or else the prompts that move into slots.
-            rows, columns = (rollout.sessions, columns) if keeps else (decoded, rollout.prompt_tokens)
+            # Beside the slots: what sessions keep between their turns, and prompts that move into slots.
+            rows = rollout.sessions if keeps else 0
+            height += prompts * rollout.prompt_tokens * token
             copied = Memory(slots // 2 * width * token, "into fewer slots", in_turn=True)
             room = {"slots": Memory(slots * width * token, f"{slots} × {width:,} tokens × {token:,} B")}
         else:
@@ -140,7 +144,7 @@ class TransformersEngine(Engine):
             copied = Memory(copies, "when rows leave the batch", in_turn=True)
         note = f"{rows} rows × {columns:,} tokens × {token:,} B, every row at its longest"
         return {
-            "KV cache": Memory(rows * columns * token, note),
+            **({"KV cache": Memory(rows * columns * token, note)} if rows else {}),
             **room,
             "copies of the cache": copied,
             "prompts": Memory(height + model.unpacked, f"{prompts} × {rollout.prompt_tokens:,} tokens", in_turn=True),
@@ -163,35 +167,33 @@ class TransformersEngine(Engine):
 
     # ------------------------------------------------------------------ prompt → cache and next-token logits
 
-    def _prefill(self, requests: Sequence[Request]) -> tuple[list[tuple[Block, list[int]]], Tensor, list[int]]:
-        """Cached rows, next-token logits [n, V] and the requests' order in them: continued sessions come first."""
+    def _prefill(self, requests: Sequence[Request]) -> Iterator[Prefilled]:
+        """The requests' caches chunk by chunk: continued sessions come first."""
         old = [i for i, request in enumerate(requests) if self._continues(request)]
         new = list(set(range(len(requests))).difference(old))
         new.sort(key=lambda i: (len(requests[i].prompt), requests[i].prompt))
         self._forget([requests[i].session for i in new])
-        parts: list[tuple[Block, list[int]]] = []
-        logits = []
-        kept = {i: self._kept[requests[i].session] for i in old}
-        rest = {i: requests[i].prompt[len(kept[i].tokens) :] for i in old}
         # In the order of their blocks, so that a block that goes on whole is not copied.
         numbers = {id(one.block): n for n, one in enumerate(self._kept.values())}
-        old.sort(key=lambda i: (numbers[id(kept[i].block)], kept[i].row))
+        kept = {i: self._kept[requests[i].session] for i in old}
+        places = {i: (numbers[id(one.block)], one.row) for i, one in kept.items()}
+        rest = {i: requests[i].prompt[len(one.tokens) :] for i, one in kept.items()}
+        kept.clear()  # what moves into a slot goes
+        old.sort(key=places.__getitem__)
         for chunk in chunks([(i, len(rest[i])) for i in old], self.prefill_tokens):
             past = self._take(
                 [requests[i].session for i in chunk], spare_columns=max(len(rest[i]) for i in chunk) + COLUMNS_AT_ONCE
             )
             block, last = self._forward([rest[i] for i in chunk], past)
-            parts.append((block, list(range(len(chunk)))))
-            logits.append(last)
+            del past
+            yield Prefilled(block, list(range(len(chunk))), last, chunk)
         # Equal prompts stand together and are run once.
         unique = [list(same) for _, same in groupby(new, key=lambda i: requests[i].prompt)]
         prompts = [requests[same[0]].prompt for same in unique]
         for chunk in chunks([(n, len(prompt)) for n, prompt in enumerate(prompts)], self.prefill_tokens):
             block, last = self._forward([prompts[n] for n in chunk], None)
             rows = [row for row, n in enumerate(chunk) for _ in unique[n]]
-            parts.append((block, rows))
-            logits.append(last[rows])
-        return parts, torch.cat(logits), old + new
+            yield Prefilled(block, rows, last[rows], [i for n in chunk for i in unique[n]])
 
     def _continues(self, request: Request) -> bool:
         kept = self._kept.get(request.session)
