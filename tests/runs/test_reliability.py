@@ -55,7 +55,7 @@ def test_killed_with_all_that_is_to_be_remembered(tmp_path: Path) -> None:
 
 def test_killed_again_and_again_at_random_moments(alone: Path, tmp_path: Path) -> None:
     moments = random.Random(0)
-    for _ in range(5):
+    for _ in range(3):
         saved = any(tmp_path.glob("run/checkpoints/*.ckpt"))
         if not saved:
             shutil.rmtree(tmp_path / "run", ignore_errors=True)
