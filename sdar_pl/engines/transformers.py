@@ -78,6 +78,7 @@ class TransformersEngine(Engine):
         if self.slots is True and policy.attention == "flash_attention_2":
             raise UserError("data.engine.slots: true; flash_attention_2 takes no mask, use sdpa or set slots to auto")
         self._policy, self._kept, self._pool = policy, {}, None
+        self._open.clear()
         self.prefilled = self.generated = 0
 
     def release(self, sessions: Sequence[int]) -> None:

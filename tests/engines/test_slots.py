@@ -47,11 +47,16 @@ def test_slots_grow_with_the_episode_and_go_with_it(make_policy: MakePolicy) -> 
         for turn in range(3):
             answers = engine.generate(ask(contexts), HOT)
             contexts = [c + a.tokens + prompt(turn, 90) for c, a in zip(contexts, answers, strict=True)]
+        assert engine.prefilled == sum(240 + n for n in range(3)) + 2 * 3 * (1 + 90)
         engine.release([0, 1])
         assert meter.now > 0
         engine.release([2])
         assert meter.now == 0
-    assert engine.prefilled == sum(240 + n for n in range(3)) + 2 * 3 * (1 + 90)
+        engine.generate(ask(contexts), HOT)  # whoever forgets to release them
+        engine.sync(policy)
+        engine.generate(ask(contexts[:1], first=9), HOT)
+        engine.release([9])
+        assert meter.now == 0
 
 
 @pytest.mark.parametrize(
