@@ -3,7 +3,8 @@
 On a GPU a decoding step, and an update of few tokens, are bound by the number of kernels, not by their work. peft
 computes base(x) + α/r·B A x as eight, with casts of whole activations to the adapters' float32 and back, where three in
 the base's dtype do; an RMSNorm of transformers is eight, where torch has one. Adapters, their gradients and their
-optimizer stay in float32, as under autocast. Left to peft: dropout while training, several adapters, DoRA.
+optimizer stay in float32, as under autocast. Left to peft: dropout while training, several adapters, DoRA; left to
+folded_lora.py: what it computes as one product.
 """
 
 from __future__ import annotations
@@ -17,6 +18,8 @@ import torch
 from peft.tuners.lora.layer import LoraLayer
 from torch import Tensor, nn
 from torch.nn.functional import linear, rms_norm
+
+from sdar_pl.modeling.folded_lora import FoldedLinear
 
 
 class LeanLoRA:
@@ -92,7 +95,8 @@ def _candidates(net: nn.Module) -> list[tuple[Any, type]]:
     for part in net.modules():
         kind: Any = type(part)
         if isinstance(part, LoraLayer) and isinstance(getattr(part, "base_layer", None), nn.Linear):
-            found.append((part, _lean(kind, LeanLoRA)))
+            if not (isinstance(part, FoldedLinear) and part.is_plain()):  # which is one product
+                found.append((part, _lean(kind, LeanLoRA)))
         elif kind.__name__.endswith("RMSNorm") and hasattr(part, "variance_epsilon"):
             found.append((part, _lean(kind, LeanNorm)))
     return found
