@@ -147,12 +147,11 @@ class RolloutDataModule(L.LightningDataModule):
         groups = self.share(self.tasks_per_iteration)
         sizes = len(groups) * self.group_size, self.sampling.max_new_tokens, self.rules.max_turns
         fit_to_device(self.budget, self.engine, self.policy, self.prompter, self.objective, *sizes)
-        began = time.perf_counter()
         iteration = self.kept.take(epoch, self._tasks(epoch, 0, groups)[0]) or self._rollout(epoch, groups)()
-        rolled_out = time.perf_counter()
         add_hindsight_contexts(self.context, self.prompter, self.environment, iteration.episodes)
         if self.ahead and epoch + 1 != self.trainer.max_epochs:
             self.kept.begin(self._rollout(epoch + 1, groups, age=1))
+        began = time.perf_counter()
         rows = [row for i, e in enumerate(iteration.episodes) for row in rows_of(e, i, self.prompter.history)]
         score(
             rows,
@@ -169,7 +168,7 @@ class RolloutDataModule(L.LightningDataModule):
         )
         learn_contexts(self, epoch, iteration)
         iteration.batches, iteration.accumulate = self._micro_batches(rows, epoch, bool(iteration.dropped))
-        iteration.rollout_s, iteration.score_s = rolled_out - began, time.perf_counter() - rolled_out
+        iteration.score_s = time.perf_counter() - began
         return iteration
 
     def share(self, count: int) -> range:
@@ -178,6 +177,7 @@ class RolloutDataModule(L.LightningDataModule):
 
     def _rollout(self, epoch: int, groups: Sequence[int], age: int = 0) -> Callable[[], Iteration]:
         """Give the engine the policy's present weights, and return what plays the groups with them."""
+        began = time.perf_counter()
         self.engine.sync(self.policy)
         first = self._slots(epoch, 0, groups)  # contexts are chosen here, not while the provider learns
 
@@ -190,7 +190,7 @@ class RolloutDataModule(L.LightningDataModule):
         def rolled_out() -> Iteration:
             keep = self.keep_for_distillation and self.objective.distils(epoch)
             rollout = roll_out(play_groups, groups, self.max_refills, self.tasks_per_iteration if keep else None)
-            return Iteration.of(rollout, epoch, age, self.engine.generated, self.engine.prefilled)
+            return Iteration.of(rollout, self.engine, epoch, age, time.perf_counter() - began)
 
         return rolled_out
 

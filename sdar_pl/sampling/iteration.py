@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from sdar_pl.batch import Batch, Row, uncollate
+from sdar_pl.engines.base import Engine
 from sdar_pl.errors import UserError
 from sdar_pl.runtime import ranks
 from sdar_pl.sampling.dynamic_sampling import Rollout
@@ -37,7 +38,7 @@ class Iteration:
         episodes: the episodes to train on.
         batches: the micro-batches of the update.
         accumulate: micro-batches of an optimizer step.
-        rollout_s: seconds of the rollout; of one that was played ahead, those that were waited for.
+        rollout_s: seconds of the rollout; of one that was played ahead too.
         score_s: seconds of scoring.
         generated: tokens that the engine sampled.
         prefilled: prompt tokens that the engine read.
@@ -65,9 +66,11 @@ class Iteration:
     restored: bool = False
 
     @classmethod
-    def of(cls, rollout: Rollout, epoch: int, age: int, generated: int, prefilled: int) -> Iteration:
-        """A rollout that is not scored yet."""
-        return cls(epoch, batches=[], accumulate=1, age=age, generated=generated, prefilled=prefilled, **vars(rollout))
+    def of(cls, rollout: Rollout, engine: Engine, epoch: int, age: int, rollout_s: float) -> Iteration:
+        """What ``engine`` has just rolled out, not scored yet."""
+        made = cls(epoch, batches=[], accumulate=1, age=age, rollout_s=rollout_s, **vars(rollout))
+        made.generated, made.prefilled = engine.generated, engine.prefilled
+        return made
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors, numbers and bytes, from which ``from_plain`` restores the iteration."""

@@ -10,6 +10,7 @@ written, which holds it: a resumed run neither loses nor repeats it.
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -32,6 +33,7 @@ class KeptRollouts:
         self._ahead: Iteration | None = None
         self._error: BaseException | None = None
         self._saved: dict[str, Saved | None] = {}
+        self.waited_s = 0.0  # seconds that training has waited for rollouts, all in all
 
     # ------------------------------------------------------------------ ahead
 
@@ -49,8 +51,10 @@ class KeptRollouts:
 
     def wait(self) -> None:
         """Until no rollout is under way."""
+        began = time.perf_counter()
         while self._thread is not None and self._thread.is_alive():
             self._thread.join(0.5)  # with a time-out, so that a signal is handled
+        self.waited_s += time.perf_counter() - began
 
     def take(self, epoch: int, tasks: Mapping[int, Task]) -> Iteration | None:
         """The rollout that was played ahead for this epoch, not scored; None if there is none. Raises what ended it.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import signal
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +14,7 @@ import pytest
 from helpers.runs import fit, fit_here, metrics, same, struck
 from helpers.small_vllm import SmallVLLM
 
+from sdar_pl.datamodule import RolloutDataModule
 from sdar_pl.engines import TransformersEngine, VLLMEngine
 from sdar_pl.errors import UserError
 from sdar_pl.objectives import GRPO, Distillation, Objective, ScoreCentering, TopKDivergence
@@ -20,6 +23,7 @@ from sdar_pl.sampling.compatibility import ask_for_likeliest, refuse_ahead
 from sdar_pl.sampling.iteration import Iteration
 from sdar_pl.sampling.kept_rollouts import KeptRollouts
 from sdar_pl.skills.reflections import Reflections
+from sdar_pl.types import Episode
 
 
 @pytest.fixture
@@ -50,6 +54,26 @@ def test_each_iteration_is_of_the_weights_before_and_corrected(server: SmallVLLM
     mismatch = [row["engine/logprob_mismatch"] for row in rows]
     assert mismatch[0] < 1e-4 < min(mismatch[1:])
     assert min(row["engine/effective_sample_size"] for row in rows[1:]) < rows[0]["engine/effective_sample_size"]
+
+
+def test_the_seconds_of_a_rollout_are_its_own(url: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not those for which training waits, of which an update holds none."""
+    play = RolloutDataModule._play
+
+    def slow(*arguments: Any, **options: Any) -> list[Episode]:
+        time.sleep(3.0)
+        return play(*arguments, **options)
+
+    monkeypatch.setattr(RolloutDataModule, "_play", slow)
+    run = fit_here(tmp_path, *on(url), "--trainer.limit_val_batches", "0")
+    rows = [
+        {name: float(value or 0) for name, value in row.items()} for row in csv.DictReader((run / "metrics.csv").open())
+    ]
+    for row in rows:
+        assert row["time/rollout_s"] >= 3.0
+        rate = row["rollout/generated_tokens"] / row["time/rollout_s"]
+        assert row["rollout/tokens_per_s"] == pytest.approx(rate, rel=1e-3)
+    assert sum(row["time/wait_s"] for row in rows) > 0.5
 
 
 @pytest.mark.slow
