@@ -26,6 +26,10 @@ from sdar_pl.sampling.budget import Budget
 from sdar_pl.teachers import Teacher
 from sdar_pl.types import Episode
 
+#: Where rows share prefixes, a pass without gradient takes so many times an update's tokens. It keeps nothing for
+#: backward; and a group that an update reads at once is read at once here too, where the teacher's prompt is longer.
+SHARING = 2
+
 
 def score(
     rows: Sequence[Row],
@@ -181,7 +185,8 @@ def _forward(
     results: dict[int, LogProbs] = {}
     read = partial(policy.logprobs, temperature=temperature, top=top_k or None)
     with policy.evaluating():
-        for chunk in pack([row.tokens for row in rows], budget.take(), policy.shares_prefixes):
+        tokens = budget.take(SHARING if policy.shares_prefixes else 1)
+        for chunk in pack([row.tokens for row in rows], tokens, policy.shares_prefixes):
             batch = collate([rows[i] for i in chunk]).to(policy.device)
             values, _, top, top_tokens = budget.read(read, batch)
             values = values.cpu()

@@ -13,9 +13,10 @@ from helpers.models import shake
 from helpers.worlds import Echo
 
 from sdar_pl import objectives as O
-from sdar_pl.batch import Row, collate, rows_of
+from sdar_pl.batch import Batch, Row, collate, rows_of
 from sdar_pl.engines import Sampling, TransformersEngine
 from sdar_pl.errors import UserError
+from sdar_pl.modeling.prefix_tree import PrefixTree
 from sdar_pl.objectives.advantages import GroupAdvantage
 from sdar_pl.policy import Policy
 from sdar_pl.prompts import Prompter
@@ -128,6 +129,28 @@ def test_the_budget_changes_nothing(make_policy: MakePolicy, budget: int) -> Non
     fill(policy, rows, teacher=Current(), tokens=budget)
     for row, values in zip(rows, before, strict=True):
         torch.testing.assert_close(torch.tensor(row.teacher_logprobs), torch.tensor(values), atol=2e-5, rtol=0)
+
+
+def test_a_group_that_an_update_reads_at_once_is_scored_at_once(
+    make_policy: MakePolicy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where rows share prefixes: the teacher's prompt makes the group longer than an update's micro-batch."""
+    policy = make_policy(attention="prefix_tree")
+    rows = [row for row in played(policy, "conversation", ("a skill " * 6,)) if row.as_teacher().tokens != row.tokens]
+    student, teacher = (
+        len(PrefixTree.of([row.tokens for row in group]).tokens) for group in (rows, [r.as_teacher() for r in rows])
+    )
+    assert len(rows) == 2
+    assert student < teacher < 2 * student
+    read, sizes = Budget.read, list[int]()
+
+    def counted(self: Budget, forward: Any, batch: Batch) -> Any:
+        sizes.append(len(batch.tokens))
+        return read(self, forward, batch)
+
+    monkeypatch.setattr(Budget, "read", counted)
+    fill(policy, rows, teacher=Current(), tokens=student)
+    assert sizes == [2]
 
 
 def test_teacher_scores_belong_to_the_weights_of_their_time(make_policy: MakePolicy) -> None:

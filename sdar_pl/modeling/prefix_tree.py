@@ -15,6 +15,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 import torch
@@ -23,6 +24,8 @@ from torch.nn.attention.bias import causal_lower_right
 
 #: shortest shared prefix that gets a segment of its own
 SHORTEST = 16
+#: what a micro-batch costs beside its tokens, in tokens
+PASS = 256
 NAME = "prefix_tree"
 
 
@@ -108,24 +111,47 @@ def common(one: Sequence[int], other: Sequence[int], start: int = 0) -> int:
 def pack(rows: Sequence[Sequence[int]], budget: int, shared: bool) -> list[list[int]]:
     """Indices of the rows of each micro-batch: at most ``budget`` tokens, which a longer row exceeds alone.
 
-    ``shared``: rows are read as a prefix tree. A shared prefix counts once; in lexicographic order the rows that share
-    one are neighbours. Otherwise padding counts, and the longest rows come first.
+    ``shared``: rows are read as a prefix tree, and a shared prefix counts once. Otherwise padding counts, and the
+    longest rows come first.
     """
-    order = sorted(range(len(rows)), key=lambda i: list(rows[i]) if shared else [-len(rows[i])])
+    if shared:
+        return _pack_trees(rows, budget)
     bins: list[list[int]] = []
-    size = 0
-    for i in order:
-        if bins and shared:
-            known = common(rows[bins[-1][-1]], rows[i])
-            size += len(rows[i]) - (known if known >= SHORTEST else 0)
-        elif bins:
-            size = len(rows[bins[-1][0]]) * (len(bins[-1]) + 1)
-        if bins and size <= budget:
+    for i in sorted(range(len(rows)), key=lambda i: -len(rows[i])):
+        if bins and len(rows[bins[-1][0]]) * (len(bins[-1]) + 1) <= budget:
             bins[-1].append(i)
         else:
             bins.append([i])
-            size = len(rows[i])
     return bins
+
+
+def _pack_trees(rows: Sequence[Sequence[int]], budget: int) -> list[list[int]]:
+    """In lexicographic order rows that share a prefix are neighbours; they are parted where that costs least.
+
+    A micro-batch reads again what its first row shares with the row before, and costs ``PASS`` tokens of its own.
+    """
+    order = sorted(range(len(rows)), key=lambda i: list(rows[i]))
+    known = [0, *(common(rows[one], rows[other]) for one, other in pairwise(order))][: len(rows)]
+    own = [len(rows[i]) - (k if k >= SHORTEST else 0) for i, k in zip(order, known, strict=True)]
+    cost, first = [0], list[int]()  # of the first n rows: the least cost, and where their last micro-batch begins
+    for end in range(len(order)):
+        begin, inside = end, 0
+        best = cost[end] + len(rows[order[end]]), end
+        while begin > 0:
+            inside += own[begin]
+            begin -= 1
+            size = inside + len(rows[order[begin]])
+            if inside > budget:
+                break
+            if size <= budget:
+                best = min(best, (cost[begin] + size, begin))
+        cost.append(best[0] + PASS)
+        first.append(best[1])
+    bins, end = [], len(order)
+    while end > 0:
+        bins.append(order[first[end - 1] : end])
+        end = first[end - 1]
+    return bins[::-1]
 
 
 def attend(

@@ -8,6 +8,7 @@ values and gradients, to rounding. Left out: updates under DDP and FSDP, whose g
 from __future__ import annotations
 
 import gc
+import math
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -47,16 +48,17 @@ class Budget:
     def __init__(self, tokens: int | Literal["auto"]) -> None:
         self.auto = tokens == "auto"
         self.tokens = MOST_TOKENS if tokens == "auto" else at_least("data.micro_batch_tokens", tokens, 1)
+        self.most: float = math.inf  # tokens of any pass, known after an error
         self.errors = 0  # out-of-memory errors of the iteration
         self._packed = self.tokens  # what the micro-batches in use were packed with
         self._pass: tuple[Read, Batch] | None = None  # between ``forward`` and ``backward``
         self._outputs: LogProbs | None = None  # with the model's graph; None if it did not fit
         self._leaves: LogProbs | None = None  # the same values, where the objective's graph begins
 
-    def take(self) -> int:
-        """The tokens of the micro-batches that are about to be packed."""
-        self._packed = self.tokens
-        return self.tokens
+    def take(self, times: int = 1) -> int:
+        """The tokens of the micro-batches that are about to be packed, ``times`` as many as an update's."""
+        self._packed = int(min(self.tokens * times, self.most))
+        return self._packed
 
     def read(self, read: Read, batch: Batch) -> LogProbs:
         """``read(batch)`` without gradient. Raises ``UserError`` if a single row does not fit."""
@@ -151,7 +153,8 @@ class Budget:
                 stacklevel=2,
             )
         self.errors += 1
-        self.tokens = max(1, min(self.tokens, self._packed >> depth))
+        self.most = max(1, min(self.most, self._packed >> depth))
+        self.tokens = int(min(self.tokens, self.most))
 
 
 def _halves(batch: Batch) -> tuple[slice, slice]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
+from itertools import pairwise
 
 import pytest
 import torch
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_pl.batch import Row, collate
-from sdar_pl.modeling.prefix_tree import SHORTEST, PrefixTree, pack
+from sdar_pl.modeling.prefix_tree import PASS, SHORTEST, PrefixTree, pack
 from sdar_pl.policy import LoRA, Policy
 
 TOKENS = st.lists(st.integers(1, 3), max_size=40)
@@ -66,6 +67,31 @@ def test_packing_counts_a_shared_prefix_once() -> None:
         assert len(bins) < len(pack(rows, budget, shared=False))
     assert len(pack(rows, 10_000, shared=True)) == 1
     assert pack([], 5, shared=True) == []
+
+
+def test_packing_parts_rows_that_share_little() -> None:
+    """A prompt is read again only where that is cheaper than one more micro-batch."""
+    long, short = [[[group] * prompt + [9, row] for group in range(4) for row in range(8)] for prompt in (600, 20)]
+    assert [sorted(chunk) for chunk in pack(long, 1000, shared=True)] == [[*range(n, n + 8)] for n in (0, 8, 16, 24)]
+    assert len(pack(short, 50, shared=True)) == 4
+    assert len(pack(short, 55, shared=True)) == 3
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_packing_costs_least_of_all_divisions(seed: int) -> None:
+    rng = random.Random(seed)
+    prompts = [[n, *(rng.randrange(3) for _ in range(rng.choice([10, 40, 300])))] for n in range(3)]
+    rows = [[*rng.choice(prompts), n, *(rng.randrange(9) for _ in range(rng.randrange(1, 60)))] for n in range(9)]
+
+    def cost(division: Sequence[Sequence[int]]) -> int:
+        sizes = [len(PrefixTree.of([rows[i] for i in chunk]).tokens) for chunk in division]
+        fits = all(size <= 400 or len(chunk) == 1 for size, chunk in zip(sizes, division, strict=True))
+        return sum(sizes) + PASS * len(sizes) if fits else 10**9
+
+    order = sorted(range(9), key=lambda i: rows[i])
+    cuts = [[n for n in range(1, 9) if number >> n & 1] for number in range(0, 512, 2)]
+    divisions = [[order[a:b] for a, b in pairwise([0, *cut, 9])] for cut in cuts]
+    assert cost(pack(rows, 400, shared=True)) == min(map(cost, divisions))
 
 
 def some_rows(seed: int) -> list[Row]:

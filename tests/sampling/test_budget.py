@@ -53,6 +53,17 @@ class Full:
         return found
 
 
+def test_an_error_in_scoring_does_not_shrink_an_update(policy: Policy) -> None:
+    """A pass without gradient may take twice the tokens; after an error it takes as many as an update."""
+    budget = Budget(400)
+    assert budget.take(2) == 800
+    with pytest.warns(UserWarning, match="out of memory"):
+        budget.read(Full(policy, at=(0,)), BATCH)
+    assert (budget.take(2), budget.take()) == (400, 400)
+    budget.read(Full(policy, at=(0,)), BATCH)
+    assert (budget.take(2), budget.take()) == (200, 200)
+
+
 class FullBackward(torch.autograd.Function):
     """The identity, whose backward is short of memory when ``short`` holds True."""
 
