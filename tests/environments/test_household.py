@@ -172,6 +172,13 @@ def test_kinds_are_chosen() -> None:
     assert [task.kind for task in household.tasks("test")[:4]] == [KINDS[3], KINDS[1]] * 2
 
 
+def test_training_has_kinds_of_its_own() -> None:
+    household = Household(size="tiny", kinds=[KINDS[4], KINDS[5]], train_kinds=KINDS[:4])
+    assert household.kinds == KINDS
+    for split, kinds in {"train": KINDS[:4], "validation": KINDS[4:], "test": KINDS[4:]}.items():
+        assert {task.kind for task in household.tasks(split)[:12]} == set(kinds)
+
+
 def test_expert_plan_solves_its_task() -> None:
     household = Household(success_reward=3.0)
     task = household.tasks("validation")[2]
@@ -189,6 +196,7 @@ def test_expert_plan_solves_its_task() -> None:
     [
         ({"kinds": ["juggle"]}, "data.environment.kinds: 'juggle'; must be one of pick_and"),
         ({"kinds": []}, "data.environment.kinds: is empty; must name some of pick_and"),
+        ({"train_kinds": ["juggle"]}, "data.environment.train_kinds: 'juggle'; must be one of pick_and"),
         ({"size": "huge"}, "data.environment.size: 'huge'; must be one of tiny, small, full"),
         *[
             ({f"{split}_tasks": 0}, f"data.environment.{split}_tasks: 0; must be ≥ 1")

@@ -77,6 +77,7 @@ class Household(HouseholdPrompts):
         validation_tasks: number of tasks in the split "validation" (1 to 10 million).
         test_tasks: number of tasks in the split "test" (1 to 10 million).
         kinds: task kinds, in turn; null means all six, in the order of ``game.KINDS``.
+        train_kinds: those of the split "train" where they are others; the panel then shows what carries over.
         seed: of the generator; another seed makes other tasks. It does not follow ``seed_everything``.
         think: ask for reasoning in <think> tags before the action, and count an output without them as invalid.
         show_admissible: list the admissible commands with every observation.
@@ -93,6 +94,7 @@ class Household(HouseholdPrompts):
         validation_tasks: int = 64,
         test_tasks: int = 128,
         kinds: Sequence[str] | None = None,
+        train_kinds: Sequence[str] | None = None,
         seed: int = 0,
         think: bool = False,
         show_admissible: bool = False,
@@ -101,7 +103,10 @@ class Household(HouseholdPrompts):
     ) -> None:
         super().__init__(think=think, show_admissible=show_admissible)
         self.macros = macros
-        self.kinds = chosen_kinds(kinds)
+        panel = chosen_kinds(kinds)
+        train = panel if train_kinds is None else chosen_kinds(train_kinds, "data.environment.train_kinds")
+        self.kinds = tuple(dict.fromkeys((*train, *panel)))
+        self.kinds_of = {"train": train, "validation": panel, "test": panel}
         self.size = one_of("data.environment.size", size, SIZES)
         self.seed = seed
         self.success_reward = at_least("data.environment.success_reward", success_reward, 0)
@@ -112,7 +117,7 @@ class Household(HouseholdPrompts):
     def tasks(self, split: str) -> Tasks:
         if split not in self.numbers:
             raise UserError(f"data.environment: Household has no split {split!r}; use {', '.join(self.numbers)}")
-        return Tasks(split, self.numbers[split], self.kinds, self.size, self.seed)
+        return Tasks(split, self.numbers[split], self.kinds_of[split], self.size, self.seed)
 
     def game(self, task: Task) -> Game:
         """The game of a task of this environment, of any split."""

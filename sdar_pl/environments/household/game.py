@@ -23,13 +23,13 @@ KINDS = (
 )
 
 
-def chosen_kinds(kinds: Sequence[str] | None) -> tuple[str, ...]:
-    """The value of the key ``kinds``; None means all. Raises ``UserError`` for an unknown kind and for no kind."""
+def chosen_kinds(kinds: Sequence[str] | None, key: str = "data.environment.kinds") -> tuple[str, ...]:
+    """The value of ``key``; None means all. Raises ``UserError`` for an unknown kind and for no kind."""
     if kinds is None:
         return KINDS
     if not kinds:
-        raise UserError(f"data.environment.kinds: is empty; must name some of {', '.join(KINDS)}, or be null for all")
-    return tuple(one_of("data.environment.kinds", kind, KINDS) for kind in kinds)
+        raise UserError(f"{key}: is empty; must name some of {', '.join(KINDS)}, or be null for all")
+    return tuple(one_of(key, kind, KINDS) for kind in kinds)
 
 
 @dataclass(frozen=True)
