@@ -1,21 +1,23 @@
-"""An iteration of GRPO against TRL's: CPU seconds by phase and peak memory, in fresh processes, interleaved.
+"""An iteration of GRPO against TRL's and ms-swift's: CPU seconds by phase and peak memory, interleaved.
 
-Both play the same lengths with a model of random weights: a group's prompt, replies of fixed length, and between them
+All play the same lengths with a model of random weights: a group's prompt, replies of fixed length, and between them
 observations of fixed length. TRL runs its own GRPOTrainer with its own multi-turn tool loop; only the parsing of a
 reply, which random weights cannot write, is replaced, so that every reply calls the tool.
 
 - ``trl``: as installed; ``trl_best``: log-probs of completion tokens only (as its fused kernel computes them on a
   GPU), and malloc told to keep memory;
+- ``swift``: ms-swift's GRPO trainer with its own engine and multi-turn loop (transformers, no vLLM), malloc likewise;
 - ``ours``: the defaults; ``ours_fast``: ``attention: prefix_tree``, ``folded_lora`` and, as ``micro_batch_tokens``,
   most of a group (``Case.budget``);
 - ``sdar_fast``: SDAR with the same options and a privileged context of 96 tokens.
 
-Both: LoRA r = 16 on all linear layers, float32, AdamW, a reference KL, no gradient checkpointing, one optimizer step.
+All: LoRA r = 16 on all linear layers, float32, AdamW, a reference KL, no gradient checkpointing, one optimizer step.
 A process warms up with an iteration of one group. First, loss and gradient of one frozen group are compared. Writes
 benchmarks/peers.json and benchmarks/peers.md after every process; _limits.py counts what an iteration takes at least.
 
-TRL needs a virtual environment of its own: python -m venv trl && trl/bin/pip install trl peft torch==<ours>
-Run: python scripts/bench_peers.py --trl trl/bin/python [--case six_turns one_turn] [--groups 8] [--pairs 5]
+Each needs a virtual environment of its own: python -m venv trl && trl/bin/pip install trl peft torch==<ours>;
+python -m venv swift && swift/bin/pip install ms-swift msgspec torch==<ours>
+Run: python scripts/bench_peers.py --trl trl/bin/python [--swift swift/bin/python] [--case six_turns one_turn]
 """
 
 from __future__ import annotations
@@ -38,7 +40,8 @@ from sdar_pl.runtime.messages import PlainParser
 
 HERE = Path(__file__).resolve().parent
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
-CONTESTANTS = ("trl", "trl_best", "ours", "ours_fast", "sdar_fast")
+CONTESTANTS = ("trl", "trl_best", "swift", "ours", "ours_fast", "sdar_fast")
+THEIRS = {"trl": "_peer_trl.py", "trl_best": "_peer_trl.py", "swift": "_peer_swift.py"}
 #: runs in the first pair only
 ONCE = ("trl",)
 #: name → the figure (of a case) that it is about, at least or at most, how much
@@ -54,11 +57,10 @@ GOALS = {
 
 def run(name: str, folder: str, python: str, *words: str) -> str:
     """The output of one process of one contestant."""
-    theirs = name.startswith("trl")
-    script = "_peer_trl.py" if theirs else "_peer_ours.py"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-    environment |= KEEP if name == "trl_best" else {}
-    command = [python if theirs else sys.executable, str(HERE / script), name, folder, *words]
+    environment |= KEEP if name in ("trl_best", "swift") else {}
+    script = THEIRS.get(name, "_peer_ours.py")
+    command = [python if name in THEIRS else sys.executable, str(HERE / script), name, folder, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if done.returncode:
         raise SystemExit(f"{name}: {done.stderr[-3000:]}")
@@ -117,7 +119,7 @@ def figures(rounds: list[dict[str, dict[str, float]]]) -> dict[str, float]:
 
 def markdown(report: dict[str, Any]) -> str:
     lines = [
-        "# An iteration of GRPO, TRL's and ours",
+        "# An iteration of GRPO: TRL's, ms-swift's and ours",
         "",
         f"`{report['command']}`",
         f"on {in_words(report['machine'])}.",
@@ -125,8 +127,10 @@ def markdown(report: dict[str, Any]) -> str:
         f"{report['groups']} groups of 8 episodes, a Qwen2 of the shape `{report['shape']}` with random weights, LoRA "
         f"r = 16, float32, one thread. CPU seconds of an iteration, medians of {report['pairs']} fresh processes each, "
         "interleaved; other work shared the cores, so that the ratios of a pair count, not the seconds. `trl` is TRL "
-        "as installed, `trl_best` scores completion tokens only, with malloc told to keep memory; `ours` has the "
-        "defaults, `ours_fast` `attention: prefix_tree`, `folded_lora` and `micro_batch_tokens: "
+        "as installed, `trl_best` scores completion tokens only, with malloc told to keep memory; `swift` is "
+        "ms-swift's GRPO with its own engine and multi-turn loop, malloc likewise, trained on the same tokens (its "
+        "loss is not compared below); `ours` has the defaults, `ours_fast` `attention: prefix_tree`, `folded_lora` "
+        "and `micro_batch_tokens: "
         f"{' and '.join(f'{CASES[case].budget:,} ({case})' for case in report['cases'])}`, `sdar_fast` is SDAR with "
         "these and a privileged context of 96 tokens.",
         "",
@@ -158,12 +162,14 @@ def markdown(report: dict[str, Any]) -> str:
             met = value >= goal if sign == "≥" else value <= goal
             verdict = "met" if met else f"missed by {abs(value / goal - 1):.0%}"
             lines.append(f"| {name} | {sign} {goal} | {value:.2f} | {verdict} |")
+    floors = [
+        (case, 1 + found["ours_fast"]["score"] / found["ours_fast"]["total"]) for case, found in report["cases"].items()
+    ]
     lines += [
         "",
-        "SDAR's ratio and memory go against each other: a teacher's rows are 96 tokens longer, so that a group that "
-        "fits into a micro-batch of the student does not fit into one of the teacher, and its prompt is read twice. "
-        "With `micro_batch_tokens: 5120` for all, this script at commit c5b7a65 found 1.15 and 1.14 at 0.93 and "
-        "0.89 of the memory.",
+        "SDAR's ratio: its teacher reads every token once more, behind 96 tokens of context. At the speed of the pass "
+        "that scores for GRPO, without the context, that alone is "
+        f"{' and '.join(f'{floor:.2f} ({case})' for case, floor in floors)}.",
     ]
     return "\n".join([*lines, *_limits.lines(report)]) + "\n"
 
@@ -171,6 +177,7 @@ def markdown(report: dict[str, Any]) -> str:
 def main() -> None:
     parser = PlainParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--trl", default="", help="python of TRL's environment; without it ours alone is measured")
+    parser.add_argument("--swift", default="", help="python of ms-swift's environment; without it the others alone")
     parser.add_argument("--case", nargs="+", choices=list(CASES), default=["six_turns", "one_turn"])
     parser.add_argument("--shape", choices=list(SHAPES), default="11m")
     parser.add_argument("--groups", type=int, default=8)
@@ -178,7 +185,8 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks"))
     args = parser.parse_args()
-    names = [name for name in CONTESTANTS if args.trl or not name.startswith("trl")]
+    pythons = {"trl": args.trl, "trl_best": args.trl, "swift": args.swift}
+    names = [name for name in CONTESTANTS if pythons.get(name, "ours")]
     report: dict[str, Any] = {
         "command": "python scripts/bench_peers.py" + "".join(f" {word}" for word in sys.argv[1:]),
         "machine": machine(1),
@@ -192,9 +200,11 @@ def main() -> None:
             "runs": [],
         },
     }
-    if args.trl:
-        words = [args.trl, "-c", "from importlib.metadata import version; print(version('trl'))"]
-        report["machine"]["trl"] = subprocess.run(words, capture_output=True, text=True, check=True).stdout.strip()
+    for package, python in (("trl", args.trl), ("ms-swift", args.swift)):
+        if python:
+            words = [python, "-c", f"from importlib.metadata import version; print(version('{package}'))"]
+            done = subprocess.run(words, capture_output=True, text=True, check=True)
+            report["machine"][package] = done.stdout.strip()
     args.out.mkdir(parents=True, exist_ok=True)
 
     def write() -> None:
@@ -212,7 +222,7 @@ def main() -> None:
                 for name in names if number % 2 == 0 else names[::-1]:
                     if name in ONCE and number:
                         continue
-                    found = run(name, folder, args.trl, case, str(args.groups), str(args.iterations))
+                    found = run(name, folder, pythons.get(name, ""), case, str(args.groups), str(args.iterations))
                     one = rounds[case][-1][name] = json.loads(found.splitlines()[-1])
                     report["runs"].append({"case": case, "pair": number, "name": name, **one})
                     print(case, number, name, one, flush=True)
