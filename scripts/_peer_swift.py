@@ -82,7 +82,7 @@ def clocked() -> None:
         found = encode(self, *args, **options)
         TOKENS[:] = [int(n) for one in found for n in one["model_inputs"]["attention_mask"].sum(-1)]
         trained = {int(n) for one in found for n in one["grpo_batch"].completion_mask.sum(-1)}
-        assert trained == {CASE[0].turns * CASE[0].reply}, trained
+        assert trained == {CASE[0].turns * CASE[0].reply + CASE[0].turns - 1}, trained  # with what ends a turn
         return found
 
     def full(self: Any, *args: Any, generation_config: Any = None, **options: Any) -> Any:
