@@ -129,8 +129,8 @@ def markdown(report: dict[str, Any]) -> str:
         "interleaved; other work shared the cores, so that the ratios of a pair count, not the seconds. `trl` is TRL "
         "as installed, `trl_best` scores completion tokens only, with malloc told to keep memory; `swift` is "
         "ms-swift's GRPO with its own engine and multi-turn loop, malloc likewise, trained on the same tokens and "
-        "those that end a turn (its loss is not compared below); `ours` has the defaults, `ours_fast` `attention: prefix_tree`, `folded_lora` "
-        "and `micro_batch_tokens: "
+        "those that end a turn (its loss is not compared below); `ours` has the defaults, `ours_fast` "
+        "`attention: prefix_tree`, `folded_lora` and `micro_batch_tokens: "
         f"{' and '.join(f'{CASES[case].budget:,} ({case})' for case in report['cases'])}`, `sdar_fast` is SDAR with "
         "these and a privileged context of 96 tokens.",
         "",
