@@ -2,6 +2,7 @@
 
 Run: python scripts/panel_figures.py runs/toolcua --calls "fetch "
      python scripts/panel_figures.py runs/rubricem --evidence
+     python scripts/panel_figures.py runs/search_qa --kind multi_hop
 """
 
 from __future__ import annotations
@@ -55,8 +56,11 @@ def figures(calls: str | None, evidence: bool) -> dict[str, tuple[Figure, float]
     return found
 
 
-def read(folder: Path, chosen: Mapping[str, tuple[Figure, float]]) -> Panels:
-    """The first and the last panel of every finished run. Raises ``UserError`` for a folder without a comparison."""
+def read(folder: Path, chosen: Mapping[str, tuple[Figure, float]], kind: str | None = None) -> Panels:
+    """The first and the last panel of every finished run; with ``kind``, its tasks of that kind.
+
+    Raises ``UserError`` for a folder without a comparison, and for a kind that no panel has.
+    """
     table = folder / "comparison.csv"
     if not table.is_file():
         raise UserError(f"folder: {folder} has no comparison.csv; name the --out of a comparison")
@@ -65,13 +69,16 @@ def read(folder: Path, chosen: Mapping[str, tuple[Figure, float]]) -> Panels:
     for path in sorted(folder.glob("*/seed-*/cell.json")):
         cell = json.loads(path.read_text(encoding="utf-8"))
         played: dict[int, dict[str, list[float]]] = defaultdict(dict)
-        for log in sorted(path.parent.glob("run/episodes*.jsonl")):
+        run = path.parent / "run"  # whose episodes.validate.jsonl is no part of the training
+        for log in (*run.glob("episodes.jsonl"), *run.glob("episodes.rank*.jsonl")):
             for line in map(json.loads, log.read_text(encoding="utf-8").splitlines()):
-                if line["split"] == "validation":
+                if line["split"] == "validation" and kind in (None, line["kind"]):
                     values = [figure(line) for figure, _ in chosen.values()]
                     played[line["iteration"]][line["task"]] = values
         if cell["objective"] in panels and played:
             panels[cell["objective"]][cell["seed"]] = [played[min(played)], played[max(played)]]
+    if kind is not None and not any(panels.values()):
+        raise UserError(f"--kind: no panel of {folder} has tasks of the kind {kind!r}")
     return panels
 
 
@@ -119,9 +126,10 @@ def main() -> None:
     parser.add_argument("folder", type=Path, help="the --out of a comparison")
     parser.add_argument("--calls", help="regular expression of the actions that call a tool, from their beginning")
     parser.add_argument("--evidence", action="store_true", help="of the fictional encyclopaedia's questions")
+    parser.add_argument("--kind", help="only tasks of this kind")
     args = parser.parse_args()
     chosen = figures(args.calls, args.evidence)
-    print(table(read(args.folder, chosen), chosen))
+    print(table(read(args.folder, chosen, args.kind), chosen))
 
 
 if __name__ == "__main__":

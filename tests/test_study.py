@@ -16,6 +16,7 @@ import torch
 from _study_results import collect, runs_of
 from helpers.builders import a_row
 
+from sdar_pl.errors import UserError
 from sdar_pl.policy import LoRA, Policy
 from sdar_pl.types import Episode, Observation, Task, Turn
 
@@ -61,8 +62,9 @@ def test_panels_are_compared_task_by_task(tmp_path: Path) -> None:
         for iteration, split, game, count in panels:
             turns = [{"action": "fetch mug" if k == 1 else "look", "observation": ""} for k in range(count)]
             line = {"iteration": iteration, "split": split, "task": game, "success": count < 4, "turns": turns}
-            lines.append(json.dumps(line) + "\n")
+            lines.append(json.dumps({**line, "kind": f"kind {game}"}) + "\n")
         (run / "episodes.jsonl").write_text("".join(lines))
+        (run / "episodes.validate.jsonl").write_text(lines[-1].replace('"iteration": 8', '"iteration": 9'))
     chosen = panel_figures.figures("fetch", evidence=False)
     rows = panel_figures.table(panel_figures.read(tmp_path, chosen), chosen).splitlines()
     assert rows[0] == "| objective |  | seeds | success, % | steps | with a call, % |"
@@ -76,6 +78,10 @@ def test_panels_are_compared_task_by_task(tmp_path: Path) -> None:
         ["mine", "− grpo", "1", "+50.0", "-1.00", "+0.0"],
     ]
     assert cells[-1][4] == "-1.00 [-1.00, -1.00]"
+    of_b = panel_figures.read(tmp_path, chosen, "kind b")
+    assert {task for seeds in of_b.values() for panels in seeds.values() for panel in panels for task in panel} == {"b"}
+    with pytest.raises(UserError, match=r"^--kind: no panel of .* of the kind 'kind c'$"):
+        panel_figures.read(tmp_path, chosen, "kind c")
 
 
 def test_evidence_is_the_environment_s(tmp_path: Path) -> None:
