@@ -78,7 +78,7 @@ def test_columns(runs: list[Path]) -> None:
     parts = {"reward/outcome", "reward/path"}
     assert kinds
     assert parts < seen
-    on_servers = {"rollout/age"}  # of data.ahead: tests/sampling/test_kept_rollouts.py
+    on_servers = {"rollout/age", "time/wait_s"}  # of data.ahead: tests/sampling/test_kept_rollouts.py
     assert columns() == (seen - kinds - parts) | {"val/success/<kind>", "reward/<part>"} | on_servers
 
 
