@@ -38,22 +38,21 @@ class Throughput(L.Callback):
         self.ended = working_clock(trainer)
 
     def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        iteration = iteration_of(trainer)
-        waited_s, self.waited_s = data_of(trainer).kept.waited_s - self.waited_s, data_of(trainer).kept.waited_s
+        iteration, data = iteration_of(trainer), data_of(trainer)
+        waited_s, self.waited_s = data.kept.waited_s - self.waited_s, data.kept.waited_s
         times = [iteration.rollout_s, iteration.score_s, self.ended - self.began, waited_s]
         rollout_s, score_s, update_s, wait_s = reduce(trainer, times, "max")
         memory = [self.rollout_gib, peak_gib(trainer.strategy.root_device)]
         rollout_gib, update_gib = reduce(trainer, memory, "max")
-        module, budget = module_of(trainer), module_of(trainer).data.budget
-        counts = [float(iteration.generated), float(iteration.prefilled), float(budget.errors)]
+        counts = [float(iteration.generated), float(iteration.prefilled), float(data.budget.errors)]
         generated, prefilled, halved = reduce(trainer, counts, "sum")
-        budget.errors = 0
-        module.write(
+        data.budget.errors = 0
+        module_of(trainer).write(
             {
                 "time/rollout_s": rollout_s,
                 "time/score_s": score_s,
                 "time/update_s": update_s,
-                **({"time/wait_s": wait_s} if data_of(trainer).ahead else {}),
+                **({"time/wait_s": wait_s} if data.ahead else {}),
                 "memory/rollout_gib": rollout_gib,
                 "memory/update_gib": update_gib,
                 "rollout/generated_tokens": generated,

@@ -58,11 +58,7 @@ class Ends(TrainerCallback):
 
 def clocked() -> None:
     """Let the trainer's methods tell the clock their seconds, and every reply have its full length."""
-    roll, whole, made = (
-        GRPOTrainer._rollout_samples,
-        GRPOTrainer._generate_and_score_completions,
-        GRPOTrainer.__init__,
-    )
+    made, roll, whole = GRPOTrainer.__init__, GRPOTrainer._rollout_samples, GRPOTrainer._generate_and_score_completions
     encode, generate = GRPOTrainer._prepare_batch_inputs, GenerationMixin.generate
 
     def started(self: Any, *args: Any, **options: Any) -> None:
@@ -73,10 +69,7 @@ def clocked() -> None:
         return CLOCK[0].timed("rollout", roll)(self, *args, **options)
 
     def scored(self: Any, *args: Any, **options: Any) -> Any:
-        before = CLOCK[0].phases["rollout"]
-        found = CLOCK[0].timed("score", whole)(self, *args, **options)
-        CLOCK[0].phases["score"] -= CLOCK[0].phases["rollout"] - before
-        return found
+        return CLOCK[0].timed("score", whole)(self, *args, **options)
 
     def encoded(self: Any, *args: Any, **options: Any) -> Any:
         found = encode(self, *args, **options)

@@ -174,16 +174,8 @@ def train(name: str, model: str, case: Case, groups: int, iterations: int, clock
     with tempfile.TemporaryDirectory() as output:
         trainer = trainer_of(name, model, case, groups, iterations, output)
         trainer.add_callback(Ends(clock))
-        generate, whole = trainer._generate, trainer._generate_and_score_completions
-        trainer._generate = clock.timed("rollout", generate)
-
-        def score(*args: Any) -> Any:
-            before = clock.phases["rollout"]
-            found = clock.timed("score", whole)(*args)
-            clock.phases["score"] -= clock.phases["rollout"] - before
-            return found
-
-        trainer._generate_and_score_completions = score
+        trainer._generate = clock.timed("rollout", trainer._generate)
+        trainer._generate_and_score_completions = clock.timed("score", trainer._generate_and_score_completions)
         clock.start()
         trainer.train()
         return list(trainer.lengths)

@@ -8,7 +8,7 @@ values and gradients, to rounding. Left out: updates under DDP and FSDP, whose g
 from __future__ import annotations
 
 import gc
-import math
+import sys
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -48,7 +48,7 @@ class Budget:
     def __init__(self, tokens: int | Literal["auto"]) -> None:
         self.auto = tokens == "auto"
         self.tokens = MOST_TOKENS if tokens == "auto" else at_least("data.micro_batch_tokens", tokens, 1)
-        self.most: float = math.inf  # tokens of any pass, known after an error
+        self.most = sys.maxsize  # tokens of any pass, known after an error
         self.errors = 0  # out-of-memory errors of the iteration
         self._packed = self.tokens  # what the micro-batches in use were packed with
         self._pass: tuple[Read, Batch] | None = None  # between ``forward`` and ``backward``
@@ -57,7 +57,7 @@ class Budget:
 
     def take(self, times: int = 1) -> int:
         """The tokens of the micro-batches that are about to be packed, ``times`` as many as an update's."""
-        self._packed = int(min(self.tokens * times, self.most))
+        self._packed = min(self.tokens * times, self.most)
         return self._packed
 
     def read(self, read: Read, batch: Batch) -> LogProbs:
@@ -154,7 +154,7 @@ class Budget:
             )
         self.errors += 1
         self.most = max(1, min(self.most, self._packed >> depth))
-        self.tokens = int(min(self.tokens, self.most))
+        self.tokens = min(self.tokens, self.most)
 
 
 def _halves(batch: Batch) -> tuple[slice, slice]:

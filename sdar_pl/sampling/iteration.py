@@ -68,9 +68,16 @@ class Iteration:
     @classmethod
     def of(cls, rollout: Rollout, engine: Engine, epoch: int, age: int, rollout_s: float) -> Iteration:
         """What ``engine`` has just rolled out, not scored yet."""
-        made = cls(epoch, batches=[], accumulate=1, age=age, rollout_s=rollout_s, **vars(rollout))
-        made.generated, made.prefilled = engine.generated, engine.prefilled
-        return made
+        return cls(
+            epoch,
+            batches=[],
+            accumulate=1,
+            age=age,
+            rollout_s=rollout_s,
+            generated=engine.generated,
+            prefilled=engine.prefilled,
+            **vars(rollout),
+        )
 
     def to_plain(self) -> dict[str, Any]:
         """Tensors, numbers and bytes, from which ``from_plain`` restores the iteration."""

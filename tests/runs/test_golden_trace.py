@@ -20,7 +20,7 @@ TRACE = Path(__file__).with_name("golden_trace.json")
 COLUMNS = ("loss/total", "loss/distill", "gate/mean", "gap/mean", "train/success", "val/success")
 #: of two figures of the same kind of CPU, and of figures of two kinds, whose instructions round differently
 SAME_CPU, OTHER_CPU = 1e-4, 1e-2
-#: half of what is recorded: four update the adapters four times, and time is short
+#: of the eight that are recorded: time is short
 ITERATIONS = 4
 PANEL = 96  # validation games of the quickstart, and as many training episodes an iteration
 
