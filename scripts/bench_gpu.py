@@ -3,9 +3,10 @@
 Random weights (nothing is downloaded), NF4 base, LoRA r = 32, bfloat16, gradient checkpointing, paged 8-bit AdamW; one
 group of 8 episodes with a prompt of 2,048 and responses of 512 tokens; SDAR's teacher reads 256 tokens more. Each shape
 is a process of its own; the first round warms up, medians are of the others. What ``plan`` foretells stands beside what
-was measured. Writes benchmarks/gpu.json and benchmarks/gpu.md.
+was measured. Writes benchmarks/gpu.json and benchmarks/gpu.md; other shapes' runs stay in them.
 
 Run: python scripts/bench_gpu.py [--shape 3b 7b] [--quantization nf4] [--out benchmarks]
+     python scripts/bench_gpu.py --shape 7b --runs 1 --brief
 Try it without a GPU: python scripts/bench_gpu.py --shape tiny --device cpu --out /tmp/bench
 """
 
@@ -138,18 +139,17 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     rates = ceilings(device)
     flop, stored, cached = sizes(policy)
     decoding, rows = {}, list[Row]()
-    for slots, precision in ((False, "32-true"), (True, "32-true")):
+    for slots in (True,) if args.brief else (False, True):
         engine = TransformersEngine(max_rows=args.group, prefill_tokens=8192, slots=slots)
         length = args.response if slots else min(64, args.response)
-        with mixed(precision):
-            roll_out(engine, 0, min(4, length))
-            _, first, _ = timed(partial(roll_out, engine, 1, 1))
-            rows, whole, peak = timed(partial(roll_out, engine, 2, length))
-            with policy.whole():
-                theirs = policy.logprobs(collate(rows).to(device)).values.cpu()
+        roll_out(engine, 0, min(4, length))
+        _, first, _ = timed(partial(roll_out, engine, 1, 1))
+        rows, whole, peak = timed(partial(roll_out, engine, 2, length))
+        with policy.whole():
+            theirs = policy.logprobs(collate(rows).to(device)).values.cpu()
         step = (whole - first) / (length - 1)
         longest = args.prompt + length / 2
-        decoding[f"{'slots' if slots else 'growing'}, {precision}"] = {
+        decoding["slots" if slots else "growing"] = {
             "tokens_per_s": engine.generated / whole,
             "prefill_s": first,
             "step_ms": 1000 * step,
@@ -159,6 +159,8 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
         }
     found = {}
     for shared, lean, precision in VARIANTS:
+        if args.brief and precision != "32-true":
+            continue
         policy.shares_prefixes = shared
         if lean:
             make_lean(policy.net)
@@ -206,14 +208,17 @@ def markdown(report: dict[str, Any]) -> str:
     def gib(size: float | None) -> str:
         return f"{size / 2**30:.2f}" if size else "–"
 
-    lines = ["# QLoRA on one device", "", f"`{report['command']}`", f"on {in_words(report['machine'])}.", ""]
-    lines += [report["case"], "Peaks are of `torch.cuda.max_memory_allocated`, in GiB."]
+    lines = ["# QLoRA on one device", "", "Peaks are of `torch.cuda.max_memory_allocated`, in GiB."]
     for run in report["runs"]:
         rates, plan, aim = run["rates"], run["foretold"], AIM.get(run["shape"])
         lines += [
             "",
             f"## {run['shape']}",
             "",
+            f"`{run['command']}`",
+            f"on {in_words(run['machine'])}.",
+            "",
+            run["case"],
             f"One large product in bfloat16 reaches {rates['flop_per_s'] / 1e12:.0f} TFLOP/s, one large copy "
             f"{rates['bytes_per_s'] / 1e9:,.0f} GB/s. `plan` foretells {gib(plan['rollout'])} GiB for the rollout and "
             f"{gib(plan['update'])} for the update" + (f"; the aim is at most {aim}." if aim else "."),
@@ -257,32 +262,35 @@ def main() -> None:
     parser.add_argument("--skills", type=int, default=256)
     parser.add_argument("--micro-batch-tokens", type=int, default=10240)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--brief", action="store_true", help="without the growing cache and bf16-mixed, a minute less")
     parser.add_argument("--out", type=Path, default=Path("benchmarks"))
     parser.add_argument("--alone", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.alone:
         print(json.dumps(measure(args)))
         return
-    report = {
-        "command": "python scripts/bench_gpu.py" + "".join(f" {word}" for word in sys.argv[1:]),
-        "machine": machine(),
-        "case": f"Random weights, {args.quantization}, r = {RANK}, bfloat16, one group of {args.group}, prompt "
-        f"{args.prompt:,} + response {args.response:,} tokens, {args.micro_batch_tokens:,} tokens a micro-batch.",
-        "runs": [],
-    }
+    command = "python scripts/bench_gpu.py" + "".join(f" {word}" for word in sys.argv[1:])
+    case = (
+        f"Random weights, {args.quantization}, r = {RANK}, bfloat16, one group of {args.group}, prompt {args.prompt:,} "
+        f"+ response {args.response:,} tokens, {args.micro_batch_tokens:,} tokens a micro-batch."
+    )
     args.out.mkdir(parents=True, exist_ok=True)
+    file = args.out / "gpu.json"
+    report = json.loads(file.read_text()) if file.exists() else {"runs": []}
     for shape in args.shape:
         args.shape = [shape]
         words = [
             word
             for name, value in vars(args).items()
-            if name not in ("shape", "out", "alone")
+            if name not in ("shape", "out", "alone", "brief")
             for word in (f"--{name.replace('_', '-')}", str(value))
         ]
-        command = [sys.executable, __file__, "--alone", "--shape", shape, *words]
-        done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
-        report["runs"].append({"shape": shape, "foretold": foretold(args), **json.loads(done.stdout.splitlines()[-1])})
-        (args.out / "gpu.json").write_text(json.dumps(report, indent=1) + "\n")
+        alone = [sys.executable, __file__, "--alone", "--shape", shape, *words, *(["--brief"] if args.brief else [])]
+        done = subprocess.run(alone, stdout=subprocess.PIPE, text=True, check=True)
+        facts = {"shape": shape, "command": command, "machine": machine(), "case": case, "foretold": foretold(args)}
+        others = [run for run in report["runs"] if run["shape"] != shape]
+        report["runs"] = [*others, facts | json.loads(done.stdout.splitlines()[-1])]
+        file.write_text(json.dumps(report, indent=1) + "\n")
         (args.out / "gpu.md").write_text(markdown(report))
     print(markdown(report))
 

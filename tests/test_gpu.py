@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 from engines.test_slots import follow_the_weights
-from helpers.engine_contract import RULES
+from engines.test_transformers import start
+from helpers.engine_contract import HOT, RULES, ask, prompt
 from helpers.models import quick_to_end
 from helpers.runs import fit, metrics
 from modeling.test_prefix_tree import some_rows
@@ -31,6 +32,16 @@ def test_an_engine_with_graphs_keeps_every_rule(make_policy: MakePolicy, rule: s
 @pytest.mark.parametrize("mixed", [False, True])
 def test_graphs_follow_the_weights(make_policy: MakePolicy, mixed: bool) -> None:
     follow_the_weights(make_policy().to(GPU), mixed)
+
+
+def test_graphs_are_captured_again_in_larger_slots(make_policy: MakePolicy) -> None:
+    """Slots that outgrow their memory give it up, with every graph in it; those after them have graphs of their own."""
+    policy = make_policy().to(GPU)
+    slots, plain = (start(policy, slots=slots) for slots in (True, False))
+    for number, (rows, length) in enumerate(((1, 40), (8, 40), (8, 600), (2, 300), (8, 600))):
+        requests = ask([prompt(n, length + n) for n in range(rows)], first=10 * number)
+        answers, others = ([one.tokens for one in engine.generate(requests, HOT)] for engine in (slots, plain))
+        assert answers == others
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])

@@ -153,6 +153,7 @@ class SlotPool:
         if not self._buffers or self._buffers[0][0].numel() < rows * width * heads[0][0].numel():
             self._buffers.clear()
             self._shapes.clear()
+            self._graphs = None  # the memory of graphs goes with the last of them
             self._buffers += [
                 (k.new_zeros(rows * width * one.numel()), v.new_zeros(rows * width * other.numel()))
                 for (k, v), (one, other) in zip(like.layers, heads, strict=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +13,8 @@ from helpers.engine_contract import HOT, ask, prompt
 from helpers.models import quick_to_end, shake
 
 from sdar_pl.engines import Sampling
-from sdar_pl.engines.slots import slot_columns
+from sdar_pl.engines.kv import Block
+from sdar_pl.engines.slots import SlotPool, slot_columns
 from sdar_pl.errors import UserError
 from sdar_pl.modeling.memory import AllocationMeter
 from sdar_pl.policy import Policy
@@ -71,6 +74,19 @@ def test_slots_need_a_mask(make_policy: MakePolicy) -> None:
     policy.attention = "flash_attention_2"
     with pytest.raises(UserError, match=r"^data.engine.slots: true; flash_attention_2 takes no mask"):
         start(policy, slots=True)
+
+
+def test_larger_slots_have_graphs_in_memory_of_their_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Memory of graphs is gone with the last of them, and so is its handle: capturing into it is an error of CUDA."""
+    monkeypatch.setattr(torch.cuda, "graph_pool_handle", object)
+    pool = SlotPool(lambda *_: torch.empty(0), most=8)
+    tokens: Any = SimpleNamespace(is_cuda=True)
+    block = Block([(torch.zeros(1, 2, 3, 4), torch.zeros(1, 2, 3, 4))], tokens)
+    small, same, large = (pool.slots(1, width, block) for width in (256, 256, 320))
+    assert same is small
+    assert None not in (small.pool, large.pool)
+    assert large.pool is not small.pool
+    assert pool.slots(1, 256, block).pool is large.pool
 
 
 def follow_the_weights(policy: Policy, mixed: bool) -> None:
