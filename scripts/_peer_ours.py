@@ -15,7 +15,7 @@ from typing import Any
 
 import lightning as L
 import torch
-from _peers import CASES, GROUP, Case, Clock, frozen, reward, text
+from _peers import CASES, CONTEXT, GROUP, Case, Clock, frozen, reward, text
 
 from sdar_pl import datamodule
 from sdar_pl.batch import Row, collate
@@ -34,8 +34,6 @@ from sdar_pl.types import Observation, Task
 
 #: tokens that the template puts around a group's prompt, and around an observation
 OPENING, BETWEEN = 3, 4
-#: tokens of SDAR's privileged context, the same for every task
-CONTEXT = 96
 #: options of the policy
 FAST: dict[str, Any] = {"attention": "prefix_tree", "folded_lora": True}
 

@@ -1,6 +1,9 @@
 """ms-swift in bench_peers.py, run by the python of its environment: its GRPO trainer, engine and multi-turn loop.
 
-Arguments: name, model folder, case, groups, iterations.
+Arguments: name, model folder, case, groups, iterations; or name, model folder, case, "frozen", folder of the results.
+
+``swift_sdar`` has its own SDAR (``sdar_loss_coef``). Its ``teacher_prompt`` takes the place of the last user message:
+of the task in one turn, of the last observation in several.
 """
 
 from __future__ import annotations
@@ -14,9 +17,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from _peers import CASES, FIRST, GROUP, Case, Clock, reward, text
+from _peers import CASES, CONTEXT, FIRST, GROUP, Case, Clock, frozen, reward, text
 from swift import rlhf_main
 from swift.rewards import ORM, orms
+from swift.rl_core.data import GRPOBatch
 from swift.rlhf_trainers import GRPOTrainer
 from swift.rollout import MultiTurnScheduler, multi_turns
 from swift.template import TemplateMeta, register_template
@@ -28,6 +32,8 @@ OPENING, BETWEEN = 3, 4
 CLOCK: list[Clock] = []
 CASE: list[Case] = []
 TOKENS: list[int] = []
+#: largest distance of the teacher's log-probs from the student's, in nats, turn by turn
+GAPS: list[float] = []
 
 
 class Letters(ORM):  # type: ignore[misc]
@@ -76,6 +82,8 @@ def clocked() -> None:
         TOKENS[:] = [int(n) for one in found for n in one["model_inputs"]["attention_mask"].sum(-1)]
         trained = {int(n) for one in found for n in one["grpo_batch"].completion_mask.sum(-1)}
         assert trained == {CASE[0].turns * CASE[0].reply + CASE[0].turns - 1}, trained  # with what ends a turn
+        if self.sdar_loss_coef > 0:
+            GAPS[:] = [max(one) for one in zip(*map(gaps, found), strict=True)]
         return found
 
     def full(self: Any, *args: Any, generation_config: Any = None, **options: Any) -> Any:
@@ -87,12 +95,25 @@ def clocked() -> None:
     GenerationMixin.generate = full
 
 
-def train(model: str, case: Case, groups: int, iterations: int, clock: Clock) -> None:
-    CLOCK[:], CASE[:] = [clock], [case]
+def gaps(prepared: dict[str, Any]) -> list[float]:
+    """``GAPS`` of one micro-batch."""
+    batch, turns = prepared["grpo_batch"], CASE[0].turns
+    apart = (batch.teacher_per_token_logps - batch.old_per_token_logps).abs()
+    shown = torch.stack([row[mask.bool()] for row, mask in zip(apart, batch.completion_mask, strict=True)])
+    return [float(part.max()) for part in shown.chunk(turns, dim=1)]
+
+
+def run(name: str, model: str, case: Case, groups: int, iterations: int) -> None:
+    """Its own command, in this process."""
+    CASE[:] = [case]
     with tempfile.TemporaryDirectory() as output:
         prompts = [text(number, case.prompt - OPENING) for number in range(groups * iterations)]
-        lines = [json.dumps({"messages": [{"role": "user", "content": prompt}]}) for prompt in prompts]
-        (Path(output) / "prompts.jsonl").write_text("\n".join(lines), encoding="utf-8")
+        lines: list[dict[str, Any]] = [{"messages": [{"role": "user", "content": prompt}]} for prompt in prompts]
+        if name == "swift_sdar":
+            for line, prompt in zip(lines, prompts, strict=True):
+                last = prompt if case.turns == 1 else text(0, max(FIRST, case.observation - BETWEEN))
+                line["teacher_prompt"] = f"{text(-1, CONTEXT)} {last}"
+        (Path(output) / "prompts.jsonl").write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
         options = {
             "rlhf_type": "grpo",
             "model": model,
@@ -118,6 +139,7 @@ def train(model: str, case: Case, groups: int, iterations: int, clock: Clock) ->
             "tuner_type": "lora",
             "lora_rank": 16,
             "lora_alpha": 32,
+            "lora_dropout": 0,
             "target_modules": "all-linear",
             "gradient_checkpointing": "false",
             "use_vllm": "false",
@@ -130,13 +152,40 @@ def train(model: str, case: Case, groups: int, iterations: int, clock: Clock) ->
             "dataloader_num_workers": 0,
             "output_dir": output,
         }
+        if name == "swift_sdar":
+            options["sdar_loss_coef"] = 0.01
         if case.turns > 1:
             options |= {"multi_turn_scheduler": "answers", "max_turns": case.turns}
         rlhf_main([word for name, value in options.items() for word in (f"--{name}", str(value))])
 
 
+def compare(trainer: Any, case: Case, folder: Path) -> None:
+    """Loss and gradient of a frozen group, by its own loss, with the weights that ours has written."""
+    group, first = frozen(case), case.prompt
+    trainer.model.load_state_dict(torch.load(folder / "weights.pt", weights_only=True))
+    trainer.model.train()
+    rows = torch.tensor(group.rows)
+    replies = torch.zeros_like(rows)
+    replies[:, group.positions] = 1
+    batch = GRPOBatch(
+        replies[:, first:], torch.zeros(len(rows), dtype=torch.bool), torch.tensor([rows.shape[1]] * GROUP)
+    )
+    batch.logits_to_keep = rows.shape[1] - first
+    batch.advantages = torch.tensor(group.advantages)[:, None]
+
+    def inputs() -> dict[str, Any]:
+        return {"input_ids": rows, "attention_mask": torch.ones_like(rows)}
+
+    with torch.no_grad(), trainer.null_ref_context():
+        batch.ref_per_token_logps, _ = trainer._get_per_token_logps_and_entropies(trainer.model, inputs(), batch)
+    loss = trainer.compute_loss(trainer.model, {"model_inputs": inputs(), "grpo_batch": batch})
+    loss.backward()
+    gradients = {key: weight.grad for key, weight in trainer.model.named_parameters() if weight.requires_grad}
+    torch.save({"loss": loss.detach(), "gradients": gradients}, folder / "swift.pt")
+
+
 def main() -> None:
-    _, model, case_name, groups, iterations = sys.argv[1:]
+    name, model, case_name, groups, last = sys.argv[1:]
     case = CASES[case_name]
     warnings.simplefilter("ignore")
     orms["letters"], multi_turns["answers"] = Letters, Answers
@@ -150,14 +199,18 @@ def main() -> None:
         )
     )
     torch.manual_seed(0)
-    clocked()
-    clock = Clock()
     with tempfile.TemporaryDirectory() as folder:  # the model with weights, which ms-swift reads from a file
         written = shutil.copytree(model, f"{folder}/model")
         AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(model)).save_pretrained(written)
-        train(written, case, 1, 1, Clock())  # warms up
-        train(written, case, int(groups), int(iterations), clock)
-    print(json.dumps(clock.report(sum(TOKENS) / len(TOKENS))))
+        if groups == "frozen":
+            GRPOTrainer.train = lambda trainer, *_: compare(trainer, case, Path(last))
+            return run(name, written, case, 1, 1)
+        clocked()
+        for number, iterations in ((1, 1), (int(groups), int(last))):  # the first warms up
+            CLOCK[:] = [Clock()]
+            run(name, written, case, number, iterations)
+    print(json.dumps({**CLOCK[0].report(sum(TOKENS) / len(TOKENS)), "gaps": GAPS}))
+    return None
 
 
 if __name__ == "__main__":

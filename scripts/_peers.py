@@ -14,6 +14,8 @@ WORDS = ("shelf", "drawer", "cabinet", "fridge", "desk", "task", "room", "plate"
 #: tokens of the first word, which no space precedes
 FIRST = 2
 GROUP = 8
+#: tokens of the privileged context, the same for every task
+CONTEXT = 96
 PHASES = ("rollout", "score", "update")
 
 

@@ -7,6 +7,7 @@ reply, which random weights cannot write, is replaced, so that every reply calls
 - ``trl``: as installed; ``trl_best``: log-probs of completion tokens only (as its fused kernel computes them on a
   GPU), and malloc told to keep memory;
 - ``swift``: ms-swift's GRPO trainer with its own engine and multi-turn loop (transformers, no vLLM), malloc likewise;
+  ``swift_sdar``: the same with its own SDAR, whose ``teacher_prompt`` has the same 96 tokens more;
 - ``ours``: the defaults; ``ours_fast``: ``attention: prefix_tree``, ``folded_lora`` and, as ``micro_batch_tokens``,
   most of a group (``Case.budget``);
 - ``sdar_fast``: SDAR with the same options and a privileged context of 96 tokens.
@@ -39,9 +40,14 @@ from _peers import CASES, PHASES, SHAPES, configuration
 from sdar_pl.runtime.messages import PlainParser
 
 HERE = Path(__file__).resolve().parent
+CONTESTANTS = ("trl", "trl_best", "swift", "swift_sdar", "ours", "ours_fast", "sdar_fast")
+THEIRS = {
+    "trl": "_peer_trl.py",
+    "trl_best": "_peer_trl.py",
+    "swift": "_peer_swift.py",
+    "swift_sdar": "_peer_swift.py",
+}
 KEEP = {"MALLOC_MMAP_THRESHOLD_": str(2**25), "MALLOC_TRIM_THRESHOLD_": str(2**29)}
-CONTESTANTS = ("trl", "trl_best", "swift", "ours", "ours_fast", "sdar_fast")
-THEIRS = {"trl": "_peer_trl.py", "trl_best": "_peer_trl.py", "swift": "_peer_swift.py"}
 #: runs in the first pair only
 ONCE = ("trl",)
 #: name → the figure (of a case) that it is about, at least or at most, how much
@@ -58,7 +64,7 @@ GOALS = {
 def run(name: str, folder: str, python: str, *words: str) -> str:
     """The output of one process of one contestant."""
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE", "HF_HUB_OFFLINE": "1"}
-    environment |= KEEP if name in ("trl_best", "swift") else {}
+    environment |= KEEP if name in THEIRS and name != "trl" else {}
     script = THEIRS.get(name, "_peer_ours.py")
     command = [python if name in THEIRS else sys.executable, str(HERE / script), name, folder, *words]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
@@ -67,14 +73,14 @@ def run(name: str, folder: str, python: str, *words: str) -> str:
     return done.stdout
 
 
-def frozen_group(folder: str, python: str, case: str) -> dict[str, dict[str, float]]:
-    """Loss and gradient of one group: of each contestant, and how far the gradient is from ``trl``'s, of its norm."""
+def frozen_group(folder: str, pythons: dict[str, str], case: str) -> dict[str, dict[str, float]]:
+    """Loss and gradient of one group, and how far the gradient is from the last one's, of its norm."""
     import torch
 
-    names = ("ours", "ours_fast", "trl") if python else ("ours", "ours_fast")
+    names = ["ours", "ours_fast", *(name for name in ("swift", "trl") if pythons[name])]
     with tempfile.TemporaryDirectory() as results:
         for name in names:  # ours first: it writes the weights
-            run(name, folder, python, case, "frozen", results)
+            run(name, folder, pythons.get(name, ""), case, "frozen", results)
         found = {name: torch.load(Path(results) / f"{name}.pt", weights_only=True) for name in names}
     theirs = found[names[-1]]["gradients"]
     norm = sum(float(one.double().square().sum()) for one in theirs.values()) ** 0.5
@@ -105,6 +111,11 @@ def summary(name: str, rounds: list[dict[str, dict[str, float]]]) -> dict[str, A
     return found
 
 
+def rivals(rounds: list[dict[str, dict[str, float]]]) -> list[float]:
+    """Times that ``swift_sdar`` takes longer than ``sdar_fast``, pair by pair."""
+    return [one["swift_sdar"]["total"] / one["sdar_fast"]["total"] for one in rounds if "swift_sdar" in one]
+
+
 def figures(rounds: list[dict[str, dict[str, float]]]) -> dict[str, float]:
     """What the goals are about."""
     whole = [one for one in rounds if {"trl_best", "ours_fast", "sdar_fast"} <= one.keys()]
@@ -129,14 +140,14 @@ def markdown(report: dict[str, Any]) -> str:
         "interleaved; other work shared the cores, so that the ratios of a pair count, not the seconds. `trl` is TRL "
         "as installed, `trl_best` scores completion tokens only, with malloc told to keep memory; `swift` is "
         "ms-swift's GRPO with its own engine and multi-turn loop, malloc likewise, trained on the same tokens and "
-        "those that end a turn (its loss is not compared below); `ours` has the defaults, `ours_fast` "
+        "those that end a turn; `swift_sdar` is its own SDAR; `ours` has the defaults, `ours_fast` "
         "`attention: prefix_tree`, `folded_lora` and `micro_batch_tokens: "
         f"{' and '.join(f'{CASES[case].budget:,} ({case})' for case in report['cases'])}`, `sdar_fast` is SDAR with "
         "these and a privileged context of 96 tokens.",
         "",
         "## One frozen group",
         "",
-        "| | loss | gradient apart from `trl`'s, of its norm |",
+        "| | loss | gradient apart from the last one's, of its norm |",
         "|---|--:|--:|",
         *(f"| {name} | {one['loss']:.7f} | {one['apart']:.1e} |" for name, one in report["frozen"].items()),
         "",
@@ -156,6 +167,15 @@ def markdown(report: dict[str, Any]) -> str:
                 f"| {name} | {one['total']:.1f} | {parts} | {one['wall']:.1f} | {one['peak']:.2f} | {ratio} | {peak} |"
             )
         lines.append("")
+        if ratios := report["rivals"].get(case):
+            lines += [
+                f"SDAR against SDAR: `swift_sdar` takes {statistics.median(ratios):.1f} times `sdar_fast`'s time "
+                f"({min(ratios):.1f} – {max(ratios):.1f}). Largest distance of its teacher's log-probs from the "
+                f"student's, turn by turn: {', '.join(f'{gap:.2g}' for gap in report['gaps'][case])} nats; "
+                "`teacher_prompt` takes the place of the last user message, so that over several turns the last reply "
+                "alone is scored behind it.",
+                "",
+            ]
     lines += ["## Goals", "", "| | goal | measured | |", "|---|--:|--:|---|"]
     for name, (case, key, sign, goal) in GOALS.items():
         if (value := report["goals"].get(case, {}).get(key)) is not None:
@@ -185,7 +205,7 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=5)
     parser.add_argument("--out", type=Path, default=Path("benchmarks"))
     args = parser.parse_args()
-    pythons = {"trl": args.trl, "trl_best": args.trl, "swift": args.swift}
+    pythons = {name: args.trl if script == "_peer_trl.py" else args.swift for name, script in THEIRS.items()}
     names = [name for name in CONTESTANTS if pythons.get(name, "ours")]
     report: dict[str, Any] = {
         "command": "python scripts/bench_peers.py" + "".join(f" {word}" for word in sys.argv[1:]),
@@ -196,6 +216,8 @@ def main() -> None:
             "pairs": args.pairs,
             "cases": {},
             "goals": {},
+            "rivals": {},
+            "gaps": {},
             "limits": {},
             "runs": [],
         },
@@ -213,7 +235,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as scratch:
         folder = model_folder(Path(scratch) / "model", configuration(args.shape))
-        report["frozen"] = frozen_group(folder, args.trl, args.case[0])
+        report["frozen"] = frozen_group(folder, pythons, args.case[0])
         print(report["frozen"], flush=True)
         rounds: dict[str, list[dict[str, dict[str, float]]]] = {case: [] for case in args.case}
         for number in range(args.pairs):
@@ -224,10 +246,12 @@ def main() -> None:
                         continue
                     found = run(name, folder, pythons.get(name, ""), case, str(args.groups), str(args.iterations))
                     one = rounds[case][-1][name] = json.loads(found.splitlines()[-1])
+                    if gaps := one.pop("gaps", None):
+                        report["gaps"][case] = gaps
                     report["runs"].append({"case": case, "pair": number, "name": name, **one})
                     print(case, number, name, one, flush=True)
                 report["cases"][case] = {name: summary(name, rounds[case]) for name in names}
-                report["goals"][case] = figures(rounds[case])
+                report["goals"][case], report["rivals"][case] = figures(rounds[case]), rivals(rounds[case])
                 if number == 0:  # they do not depend on the pair
                     report["limits"][case] = limits(case, args.groups, args.shape)
                 write()
