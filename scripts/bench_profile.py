@@ -3,10 +3,12 @@
 One iteration of SDAR in a process of its own for each case and setting: rollout, scoring and update under torch's
 profiler, then one more update without it, for seconds and page faults. Cases: ``quickstart`` (configs/quickstart.yaml:
 the tiny policy plays households) and ``six_turns`` (bench_peers.py: 11M parameters, random weights, fixed lengths).
-Settings: the defaults, and ``fast``: ``attention: prefix_tree``, ``folded_lora``. The rate of a plain matrix product,
+Settings: the defaults; ``fast``: ``attention: prefix_tree``, ``folded_lora``; ``compiled``: the same, with each layer
+compiled (torch.compile) before the update, which takes minutes. The rate of a plain matrix product,
 measured in the same process, says how fast this core can be. Writes benchmarks/profile.json.
 
 Run: python scripts/bench_profile.py [--case six_turns quickstart] [--setting defaults fast] [--groups 4]
+     python scripts/bench_profile.py --case six_turns --setting fast compiled --groups 1
 """
 
 from __future__ import annotations
@@ -54,7 +56,7 @@ def measure(case: str, setting: str, groups: int, malloc: str, micro_batch_token
     torch.manual_seed(0)
     if malloc != "system":
         keep_memory()
-    options: dict[str, Any] = {"attention": "prefix_tree", "folded_lora": True} if setting == "fast" else {}
+    options: dict[str, Any] = {"attention": "prefix_tree", "folded_lora": True} if setting != "defaults" else {}
     objective = SDAR(reference_coefficient=0.01)
     common = {"tasks_per_iteration": groups, "group_size": 8, "micro_batch_tokens": micro_batch_tokens}
     if case == "quickstart":
@@ -94,7 +96,12 @@ def measure(case: str, setting: str, groups: int, malloc: str, micro_batch_token
     datamodule.score = profiled("score", datamodule.score)  # type: ignore[assignment]
     with policy.whole():
         iteration = data.collect(0)
+    if setting == "compiled":
+        for layer in policy.causal_lm.model.layers:
+            layer.forward = torch.compile(layer.forward, dynamic=True)
+    began = time.perf_counter()
     profiled("update", update)()
+    found["first update, wall s"] = time.perf_counter() - began
     before = resource.getrusage(resource.RUSAGE_SELF)
     update()
     after = resource.getrusage(resource.RUSAGE_SELF)
@@ -167,7 +174,7 @@ def markdown(report: dict[str, Any]) -> str:
 def main() -> None:
     parser = PlainParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--case", nargs="+", choices=["quickstart", *CASES], default=["six_turns", "quickstart"])
-    parser.add_argument("--setting", nargs="+", choices=["defaults", "fast"], default=["defaults", "fast"])
+    parser.add_argument("--setting", nargs="+", choices=["defaults", "fast", "compiled"], default=["defaults", "fast"])
     parser.add_argument("--groups", type=int, default=4)
     parser.add_argument("--malloc", nargs="+", choices=["system", "kept"], default=["kept"])
     parser.add_argument("--micro-batch-tokens", type=int, default=16384)
