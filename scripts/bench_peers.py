@@ -168,14 +168,17 @@ def markdown(report: dict[str, Any]) -> str:
             )
         lines.append("")
         if ratios := report["rivals"].get(case):
-            lines += [
+            words = (
                 f"SDAR against SDAR: `swift_sdar` takes {statistics.median(ratios):.1f} times `sdar_fast`'s time "
-                f"({min(ratios):.1f} – {max(ratios):.1f}). Largest distance of its teacher's log-probs from the "
-                f"student's, turn by turn: {', '.join(f'{gap:.2g}' for gap in report['gaps'][case])} nats; "
-                "`teacher_prompt` takes the place of the last user message, so that over several turns the last reply "
-                "alone is scored behind it.",
-                "",
-            ]
+                f"({min(ratios):.1f} – {max(ratios):.1f})."
+            )
+            if len(gaps := report["gaps"][case]) > 1:
+                words += (
+                    " Its `teacher_prompt` takes the place of the last user message, so that the last reply alone is "
+                    "scored behind it: largest distance of its teacher's log-probs from the student's, turn by turn, "
+                    f"{', '.join(f'{gap:.2g}' for gap in gaps)} nats."
+                )
+            lines += [words, ""]
     lines += ["## Goals", "", "| | goal | measured | |", "|---|--:|--:|---|"]
     for name, (case, key, sign, goal) in GOALS.items():
         if (value := report["goals"].get(case, {}).get(key)) is not None:
