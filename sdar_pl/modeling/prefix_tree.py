@@ -167,12 +167,18 @@ def attend(
 ) -> tuple[Tensor, None]:
     """Attention of a decoder layer: ``query`` [1, H, N, D], ``key`` and ``value`` [1, K, N, D] → [1, N, H, D].
 
-    Without a ``tree``, transformers' sdpa.
+    Without a ``tree``, transformers' sdpa; but on a CPU a rollout's heads share the cache as it is, to the same bits:
+    transformers would copy a conversation's keys and values for every query head, at each observation.
     """
     from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
     if tree is None:
         options |= {"dropout": dropout, "scaling": scaling}
+        if _extends_a_cache(query, key, attention_mask, options):
+            attended = torch.nn.functional.scaled_dot_product_attention(
+                query, key, value, attention_mask, scale=scaling, enable_gqa=True
+            )
+            return attended.transpose(1, 2).contiguous(), None
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
         return found
     # Autocast leaves rotated queries and keys in float32, and does not reach a bias that is a subclass of tensors.
@@ -193,6 +199,13 @@ def attend(
         for number, segment in enumerate(tree.segments)
     ]
     return torch.cat(parts, 2).transpose(1, 2), None
+
+
+def _extends_a_cache(query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]) -> bool:
+    """Whether several tokens a row follow a cache on a CPU, and all that attention needs is the mask."""
+    plain = mask is not None and options.get("softcap") is None and options.get("position_bias") is None
+    longer = 1 < query.shape[2] < key.shape[2]
+    return plain and longer and key.device.type == "cpu" and not torch.is_grad_enabled()
 
 
 def enable(model: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Sequence
 from itertools import pairwise
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -13,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sdar_pl.batch import Row, collate
-from sdar_pl.modeling.prefix_tree import PASS, SHORTEST, PrefixTree, pack
+from sdar_pl.modeling.prefix_tree import PASS, SHORTEST, PrefixTree, attend, pack
 from sdar_pl.policy import LoRA, Policy
 
 TOKENS = st.lists(st.integers(1, 3), max_size=40)
@@ -187,3 +188,24 @@ def test_order_of_rows_does_not_matter(folder: str) -> None:
         forward = policy.logprobs(collate(rows)).values.sum(1)
         backward = policy.logprobs(collate(rows[::-1])).values.sum(1)
     assert torch.allclose(forward, backward.flip(0), atol=1e-4)
+
+
+@pytest.mark.parametrize(("heads", "shared"), [(4, 2), (9, 3), (2, 2)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_a_rollout_reads_a_cache_without_copies(
+    heads: int, shared: int, dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An observation that follows a conversation: transformers' values to the last bit, and no repeated keys."""
+    from transformers.integrations import sdpa_attention
+
+    module = SimpleNamespace(num_key_value_groups=heads // shared)
+    query = torch.randn(3, heads, 7, 16, dtype=dtype)
+    key, value = (torch.randn(3, shared, 40, 16, dtype=dtype) for _ in range(2))
+    mask = torch.ones(3, 1, 7, 40, dtype=torch.bool).tril(33)
+    mask[1, :, :, :9] = False
+    with torch.no_grad():
+        wanted, _ = sdpa_attention.sdpa_attention_forward(module, query, key, value, mask, scaling=0.3)
+        monkeypatch.setattr(sdpa_attention, "repeat_kv", None)
+        found, _ = attend(module, query, key, value, mask, scaling=0.3)
+    assert found.is_contiguous()
+    assert torch.equal(found, wanted)
