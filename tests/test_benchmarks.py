@@ -102,3 +102,11 @@ def test_profile(tmp_path: Path) -> None:
     (found,) = json.loads((tmp_path / "profile.json").read_text())["runs"]
     assert 0 < found["update"]["products"] < 1
     assert found["tokens"]["distinct"] < found["tokens"]["of rows"]
+
+
+def test_attention(tmp_path: Path) -> None:
+    """Which compares the values of all ways before it times them."""
+    run("bench_attention.py", "--shape", "11 M parameters", "--rounds", 1, "--out", tmp_path)
+    rows = json.loads((tmp_path / "attention.json").read_text())["rows"]
+    assert [row["case"] for row in rows] == ["six turns"] * 2 + ["one turn"] * 2 + ["an observation"]
+    assert all(ms > 0 for row in rows for ms in row["ms"].values() if ms is not None)
