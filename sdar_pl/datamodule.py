@@ -137,12 +137,10 @@ class RolloutDataModule(L.LightningDataModule):
         """Roll out and score one iteration. Belongs inside ``Policy.whole()``; collective.
 
         1. Play this rank's groups with the policy's present weights; where they were played ahead, take them.
-        2. Let the context provider read the finished groups (hindsight).
-        3. Begin the next iteration's rollout (``ahead``).
-        4. Cut the episodes into rows and score them: advantages, and the old, teacher's and reference log-probs that
+        2. Let the context provider read the finished groups (hindsight); begin the next rollout (``ahead``).
+        3. Cut the episodes into rows and score them: advantages, and the old, teacher's and reference log-probs that
            the objective needs.
-        5. Let the context provider learn from the outcomes.
-        6. Pack the rows into the micro-batches of the iteration's optimizer steps.
+        4. Let the context provider learn from the outcomes; pack the rows into the optimizer steps' micro-batches.
         """
         groups = self.share(self.tasks_per_iteration)
         sizes = len(groups) * self.group_size, self.sampling.max_new_tokens, self.rules.max_turns
@@ -271,6 +269,8 @@ class RolloutDataModule(L.LightningDataModule):
         """
         # ``current_epoch`` still names the finished epoch when Lightning first calls on resuming.
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
+        if self.trainer.fit_loop.done:
+            return loader([None])  # a finished run is resumed: never read, and nothing is rolled out
         self.teacher.begin(self.policy)
         if self.iteration is None or self.iteration.epoch != epoch:
             self.iteration = self.kept.restored(epoch, self._micro_batches)

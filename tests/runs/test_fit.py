@@ -14,6 +14,7 @@ from helpers import ROOT
 from helpers.runs import fit_here, metrics, weights
 
 from sdar_pl.cli import main
+from sdar_pl.datamodule import RolloutDataModule
 
 #: names that are fixed for good
 NAMES = (
@@ -124,6 +125,14 @@ def test_resumed_run_equals_the_uninterrupted_one(tmp_path: Path) -> None:
     resumed = fit_here(tmp_path / "parts", "--trainer.max_epochs", "3", "--ckpt_path", "last")
     assert metrics(resumed) == metrics(whole)
     assert all(torch.equal(tensor, weights(whole)[name]) for name, tensor in weights(resumed).items())
+
+
+def test_a_finished_run_that_is_resumed_plays_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = fit_here(tmp_path, "--trainer.max_epochs", "1")
+    before = {name: (run / name).read_bytes() for name in ("metrics.csv", "episodes.jsonl")}
+    monkeypatch.setattr(RolloutDataModule, "collect", None)
+    fit_here(tmp_path, "--trainer.max_epochs", "1", "--ckpt_path", "last")
+    assert {name: (run / name).read_bytes() for name in before} == before
 
 
 def test_validate_leaves_the_run_alone_and_finds_its_policy(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
