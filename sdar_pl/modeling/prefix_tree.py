@@ -176,7 +176,7 @@ def attend(
         options |= {"dropout": dropout, "scaling": scaling}
         if _extends_a_cache(query, key, attention_mask, options):
             attended = torch.nn.functional.scaled_dot_product_attention(
-                query, key, value, attention_mask, scale=scaling, enable_gqa=True
+                query, key, value, attention_mask, dropout, scale=scaling, enable_gqa=True
             )
             return attended.transpose(1, 2).contiguous(), None
         found: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
