@@ -269,7 +269,7 @@ class RolloutDataModule(L.LightningDataModule):
         """
         # ``current_epoch`` still names the finished epoch when Lightning first calls on resuming.
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
-        if self.trainer.fit_loop.done:
+        if epoch and self.trainer.fit_loop.done:
             return loader([None])  # a finished run is resumed: never read, and nothing is rolled out
         self.teacher.begin(self.policy)
         if self.iteration is None or self.iteration.epoch != epoch:
