@@ -270,7 +270,7 @@ class RolloutDataModule(L.LightningDataModule):
         # ``current_epoch`` still names the finished epoch when Lightning first calls on resuming.
         epoch = self.trainer.fit_loop.epoch_progress.current.processed
         if epoch and self.trainer.fit_loop.done:
-            return loader([None])  # a finished run is resumed: never read, and nothing is rolled out
+            return loader([None])  # a finished run is resumed: never read (max_epochs 0 still checks its first rollout)
         self.teacher.begin(self.policy)
         if self.iteration is None or self.iteration.epoch != epoch:
             self.iteration = self.kept.restored(epoch, self._micro_batches)
