@@ -17,6 +17,7 @@ from sdar_pl.commands.compare_methods import parse_methods
 PAGE = (ROOT / "docs" / "results.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^    python -m sdar_pl compare (.*)$", PAGE, re.MULTILINE)
 TABLES = sorted((ROOT / "docs" / "results").glob("*.csv"))
+GAMES = ROOT / "docs" / "results" / "games"  # one row a game, one column a run
 
 
 def names(path: Path) -> list[str]:
@@ -41,3 +42,13 @@ def test_every_method_with_overrides_parses(name: str) -> None:
     (method,) = parse_methods(name, CONFIGS / "quickstart.yaml")
     assert method.name == name
     assert parsed("quickstart.yaml", options=method.arguments)["model"]["objective"]
+
+
+def test_the_pretrained_models_figures_are_its_games() -> None:
+    with (GAMES / "smollm2.csv").open(newline="", encoding="utf-8") as file:
+        games = list(csv.DictReader(file))
+    runs = [column for column in games[0] if column != "game"]
+    percent = {run: f"{100 * sum(int(game[run]) for game in games) / len(games):.1f}" for run in runs}
+    assert f"{percent['before']} %" in PAGE
+    for method in ("grpo", "sdar", "sdar(coefficient=1)+initial"):
+        assert f"| {percent[f'{method} seed 0']} | {percent[f'{method} seed 1']} |" in PAGE
