@@ -53,8 +53,10 @@ def figures_of(file: str, method: str) -> dict[str, str]:
     ("environment", "file"),
     [
         ("household, 96 games", "methods.csv"),
+        ("household, 96 games of two kinds that training does not have", "held_out.csv"),
         ("synthetic WebShop, 96 goals", "webshop.csv"),
         ("fictional Search-QA, 160 questions", "search_qa.csv"),
+        ("ALFWorld's own games, 140 of valid_seen (16 iterations)", "alfworld.csv"),
     ],
 )
 def test_the_table_s_figures_are_those_of_the_results(environment: str, file: str) -> None:
