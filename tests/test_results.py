@@ -6,6 +6,7 @@ import csv
 import re
 import shlex
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 from helpers import CONFIGS, ROOT
@@ -49,7 +50,8 @@ def test_figures_of_games_are_their_outcomes(file: str, seeds: int) -> None:
     with (GAMES / file).open(newline="", encoding="utf-8") as table:
         games = list(csv.DictReader(table))
     runs = [column for column in games[0] if column != "game"]
-    percent = {run: f"{100 * sum(int(game[run]) for game in games) / len(games):.1f}" for run in runs}
+    share = {run: 100 * sum(int(game[run]) for game in games) / len(games) for run in runs}
+    assert f"{fmean(share[run] for run in runs if run.startswith('before')):.1f} %" in PAGE
     for method in ("grpo", "sdar", "sdar(coefficient=1)+initial"):
-        cells = " | ".join(percent[f"{method} seed {seed}"] for seed in range(seeds))
+        cells = " | ".join(f"{share[f'{method} seed {seed}']:.1f}" for seed in range(seeds))
         assert f"| {cells} |" in PAGE
